@@ -1,0 +1,153 @@
+#include "replicas/actor_host.h"
+
+#include <cxxabi.h>
+#include <forge/payload.h>
+
+#include <exception>
+#include <string>
+#include <utility>
+
+#include "replicas/type_name.h"
+
+namespace forge::replicas {
+
+namespace {
+
+using detail::Invocation;
+
+/// An exception may say anything; answers must stay small enough for every worker's memory.
+constexpr std::size_t kMaxText = 64 * 1024;
+
+std::string current_exception_type() {
+  const std::type_info* const type = abi::__cxa_current_exception_type();
+  return type == nullptr ? "unknown type" : type_name(*type);
+}
+
+std::string shortened(const char* text) {
+  if (text == nullptr) return "";
+  const std::string_view all(text);
+  if (all.size() <= kMaxText) return std::string(all);
+  return std::string(all.substr(0, kMaxText)) + "... (" + std::to_string(all.size()) + " bytes)";
+}
+
+Status actor_error(std::string_view where, const std::string& type, const char* text) {
+  return to_status(ActorError(std::string(where), type, shortened(text)));
+}
+
+/// Complaints about arguments and answers keep their class; the rest is the actor's error.
+Status status_of_exception(const std::string& where, bool running) {
+  if (!running) {
+    try {
+      throw;
+    } catch (const Error& error) {
+      return to_status(error);
+    } catch (...) {
+    }
+  }
+  return current_exception_status(where);
+}
+
+std::string names_of(const Module& module) {
+  std::string names;
+  for (const detail::ActorInfo& actor : module.actors()) {
+    names += (names.empty() ? "\"" : ", \"") + actor.name + "\"";
+  }
+  return names.empty() ? "none" : names;
+}
+
+/// Runs `work` and gives its status; never throws, whatever happens.
+template <class Work>
+Status guarded(Work&& work) noexcept {
+  try {
+    return work();
+  } catch (...) {
+    return {ErrorCode::actor_error, {}, {}};  // no memory even for a message
+  }
+}
+
+}  // namespace
+
+Status current_exception_status(std::string_view where) {
+  const std::string type = current_exception_type();
+  try {
+    throw;
+  } catch (const ActorError& error) {  // of an actor this one called: keep what it threw
+    return actor_error(where, error.type().empty() ? type : error.type(), error.text().c_str());
+  } catch (const std::exception& error) {
+    return actor_error(where, type, error.what());
+  } catch (...) {
+    return actor_error(where, type, "unknown exception");
+  }
+}
+
+ActorHost::ActorHost(std::unique_ptr<Module> module) : module_(std::move(module)) {}
+
+Status ActorHost::create(std::string_view actor, detail::Reader& args) noexcept {
+  return guarded([&]() -> Status {
+    const detail::ActorInfo* const info = module_->find(actor);
+    if (info == nullptr) {
+      return {
+          ErrorCode::unknown_actor,
+          "the plugin has no actor \"" + std::string(actor) + "\"; it has " + names_of(*module_),
+          {}};
+    }
+    bool running = false;
+    try {
+      actor_ = info->construct(*info, args, running);
+      info_ = info;
+      return {};
+    } catch (...) {
+      return status_of_exception("the constructor of " + info->name, running);
+    }
+  });
+}
+
+Status ActorHost::setup() noexcept {
+  return guarded([&]() -> Status {
+    try {
+      actor_->setup();
+      return {};
+    } catch (...) {
+      return current_exception_status("setup() of " + info_->name);
+    }
+  });
+}
+
+ErrorCode ActorHost::invoke(std::size_t endpoint, detail::Reader& args, detail::Writer& out,
+                            detail::ResultSink& sink, std::uint32_t elements) noexcept {
+  Invocation call{args, out, sink, elements};
+  const auto run = [&]() -> Status {
+    if (endpoint >= info_->endpoints.size()) {
+      return {ErrorCode::unknown_endpoint,
+              info_->name + " has " + std::to_string(info_->endpoints.size()) +
+                  " endpoints, no number " + std::to_string(endpoint) +
+                  "; use controller, worker and plugin of one build",
+              {}};
+    }
+    const detail::EndpointInfo& info = info_->endpoints[endpoint];
+    if (elements != 1 && (info.kind != EndpointKind::batched || elements == 0)) {
+      return {ErrorCode::invalid_argument,
+              info_->name + "." + info.name + " was called with " + std::to_string(elements) +
+                  " elements; only batched endpoints take several",
+              {}};
+    }
+    try {
+      info.invoke(info, *actor_, call);
+      return {};
+    } catch (...) {
+      return status_of_exception(info_->name + "." + info.name,
+                                 call.phase == Invocation::Phase::running);
+    }
+  };
+  const Status status = guarded(run);
+  if (status.ok()) return ErrorCode::ok;
+  out.reset();
+  const Status written = guarded([&]() -> Status {
+    detail::write_error(out, *make_error(status));
+    return {};
+  });
+  if (!written.ok()) out.reset();
+  return status.code;
+}
+
+}  // namespace forge::replicas

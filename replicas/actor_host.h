@@ -1,0 +1,55 @@
+// ActorHost: the one actor of a worker, and the border where its exceptions end.
+//
+// Roles: the worker's loop owns a host and feeds it requests; the host knows nothing of rings or
+// processes. Not thread-safe: everything happens on the worker's thread, where the worker has set
+// forge::context() before.
+//
+// Invariants
+//   H1  No exception of plugin code leaves a verb: it becomes a Status or an encoded error.
+//   H2  After invoke the Writer holds either what the sink was given, or one encoded error.
+//   H3  The sink sees a result only if it is complete, and at most once per request.
+#pragma once
+
+#include <forge/error.h>
+#include <forge/module.h>
+#include <forge/wire.h>
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <string_view>
+
+namespace forge::replicas {
+
+class ActorHost {
+ public:
+  explicit ActorHost(std::unique_ptr<Module> module);
+
+  /// Constructs the actor from an array of arguments; integers convert where the value fits.
+  /// UnknownActor, SignatureMismatch (how many), InvalidArgument (which one), or what it threw.
+  Status create(std::string_view actor, detail::Reader& args) noexcept;
+  /// Runs the actor's setup(). Precondition: create() was ok.
+  Status setup() noexcept;
+
+  /// Runs an endpoint, by its index in the manifest. ok: `sink` was given the encoded result while
+  /// it lived. Otherwise `out` holds an error as write_error encodes it, which refers to nothing;
+  /// also when the sink threw. `elements` above 1 is for batched endpoints.
+  /// Precondition: create() was ok, and `out` has been reset.
+  ErrorCode invoke(std::size_t endpoint, detail::Reader& args, detail::Writer& out,
+                   detail::ResultSink& sink, std::uint32_t elements = 1) noexcept;
+
+  const Module& module() const { return *module_; }
+  /// Null before create().
+  const detail::ActorInfo* info() const { return info_; }
+
+ private:
+  std::unique_ptr<Module> module_;
+  const detail::ActorInfo* info_ = nullptr;  // in *module_
+  std::unique_ptr<ForgeActor> actor_;        // dies before the module
+};
+
+/// The exception that is being handled, as an ActorError's status: "<where>: <type>: <text>".
+/// Call it inside a catch block only.
+Status current_exception_status(std::string_view where);
+
+}  // namespace forge::replicas

@@ -1,0 +1,105 @@
+#include "replicas/answer_pool.h"
+
+#include <forge/error.h>
+
+#include <algorithm>
+#include <cstring>
+#include <string>
+
+namespace forge::replicas {
+namespace {
+constexpr std::size_t kFirstReserve = 256 * 1024;
+}
+
+/// A tensor born in answer memory. The pool outlives all actors, and with them all their tensors.
+struct AnswerPool::Storage final : detail::TensorStorage {
+  Storage(AnswerPool& owner, std::uint64_t offset, std::size_t bytes) : pool(owner) {
+    data = owner.file_.data() + offset;
+    size = bytes;
+    home = &owner;
+    home_offset = offset;
+  }
+  ~Storage() override { pool.give_back(home_offset); }
+  AnswerPool& pool;
+};
+
+AnswerPool::AnswerPool(shm::Segment& file, const std::uint64_t* releases,
+                       const shm::RingIndex& tail, shm::RingIndex& head)
+    : file_(file), releases_(releases, shm::kReleases, tail, head) {}
+
+std::optional<std::uint64_t> AnswerPool::take(std::size_t size) {
+  const std::lock_guard lock(mutex_);
+  if (!pool_) {
+    const std::size_t first = std::min(kFirstReserve, capacity());
+    if (capacity() < kFirstReserve / 4 || !file_.reserve(shm::kAnswersOffset + first))
+      return std::nullopt;
+    pool_.emplace(file_.data() + shm::kAnswersOffset, capacity(), first,
+                  [this](std::size_t bytes) { return file_.reserve(shm::kAnswersOffset + bytes); });
+  }
+  const auto offset = pool_->allocate(size);
+  if (!offset) return std::nullopt;
+  return *offset + shm::kAnswersOffset;
+}
+
+void AnswerPool::give_back(std::uint64_t offset) {
+  const std::lock_guard lock(mutex_);
+  pool_->free(offset - shm::kAnswersOffset);
+}
+
+void AnswerPool::collect() {
+  while (const std::uint64_t* offset = releases_.front()) {
+    give_back(*offset);
+    residents_.erase(*offset);
+    releases_.pop();
+  }
+}
+
+void AnswerPool::write(detail::Writer& answer, shm::ResponseSlot& slot) {
+  const auto head = answer.head();
+  slot.head_size = static_cast<std::uint32_t>(head.size());
+  auto& residents = answer.residents();
+  if (head.size() <= shm::kInlineAnswer && !answer.has_blobs() && residents.empty()) {
+    slot.block = 0;
+    slot.block_size = 0;
+    std::memcpy(slot.answer, head.data(), head.size());
+    return;
+  }
+  const std::size_t size = answer.block_size();
+  collect();
+  const auto block = take(size);
+  if (!block) {
+    const std::string text = "an answer of " + std::to_string(size) + " bytes ";
+    if (size > capacity() / 2)
+      throw PayloadTooLarge(text + "does not fit the worker's answer memory of " +
+                            std::to_string(capacity()) + "; raise arena_bytes");
+    throw Backpressure(text + "found the worker's answer memory of " + std::to_string(capacity()) +
+                       " full of answers still in use; drop them or raise arena_bytes");
+  }
+  answer.write_to(file_.data() + *block);
+  slot.block = *block;
+  slot.block_size = size;
+  const std::lock_guard lock(mutex_);
+  if (!residents.empty()) {
+    residents_.emplace(*block, std::move(residents));
+    residents.clear();
+  } else if (pool_->used() > capacity() / 4 * 3) {
+    slot.flags |= shm::kCopyOut;
+  }
+}
+
+Tensor AnswerPool::allocate(DType dtype, std::span<const std::int64_t> shape) {
+  std::size_t bytes = size_of(dtype);
+  for (const std::int64_t dim : shape) {
+    if (dim < 0 || __builtin_mul_overflow(bytes, static_cast<std::size_t>(dim), &bytes)) {
+      throw InvalidArgument("context().allocate: dimension " + std::to_string(dim) +
+                            " is negative, or the tensor does not fit the memory");
+    }
+  }
+  collect();
+  if (const auto offset = take(bytes)) {
+    return Tensor::adopt(std::make_shared<Storage>(*this, *offset, bytes), dtype, shape);
+  }
+  return Tensor(dtype, {shape.begin(), shape.end()});
+}
+
+}  // namespace forge::replicas

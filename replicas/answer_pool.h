@@ -1,0 +1,56 @@
+// Answer memory, seen from the worker that owns it: blocks for answers, tensors that are born
+// there, and what the controller gives back.
+#pragma once
+
+#include <forge/tensor.h>
+#include <forge/wire.h>
+
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <span>
+#include <unordered_map>
+#include <vector>
+
+#include "shm/block_pool.h"
+#include "shm/control_file.h"
+#include "shm/ring.h"
+#include "shm/segment.h"
+
+namespace forge::replicas {
+
+/// The worker's thread calls everything; tensors may be dropped on any thread of the actor.
+class AnswerPool {
+ public:
+  AnswerPool(shm::Segment& file, const std::uint64_t* releases, const shm::RingIndex& tail,
+             shm::RingIndex& head);
+
+  /// Puts what the writer holds into the slot, or into a block the slot refers to. Throws
+  /// PayloadTooLarge or Backpressure, and then nothing has changed.
+  void write(detail::Writer& answer, shm::ResponseSlot& slot);
+
+  /// A tensor in answer memory; in plain memory if there is no room.
+  Tensor allocate(DType dtype, std::span<const std::int64_t> shape);
+
+  /// Takes back what the controller has released.
+  void collect();
+
+  /// Identity of this memory for Writer and tensors.
+  const void* home() const { return this; }
+
+ private:
+  struct Storage;
+  std::optional<std::uint64_t> take(std::size_t size);
+  void give_back(std::uint64_t offset);
+  std::size_t capacity() const { return file_.size() - shm::kAnswersOffset; }
+
+  shm::Segment& file_;
+  shm::RingConsumer<std::uint64_t> releases_;
+  std::mutex mutex_;  // guards pool_: tensors die on any thread
+  std::optional<shm::BlockPool>
+      pool_;  // made when first needed: many actors never answer more than fits a slot
+  std::unordered_map<std::uint64_t, std::vector<Tensor>>
+      residents_;  // tensors that answers on loan refer to, by block
+};
+
+}  // namespace forge::replicas

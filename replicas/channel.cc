@@ -1,0 +1,107 @@
+#include "replicas/channel.h"
+
+#include <algorithm>
+
+namespace forge::replicas {
+
+Result<std::shared_ptr<Channel>> Channel::create(const ChannelSpec& spec) {
+  auto requests = shm::Segment::create({.name = "forge:" + spec.name + ":requests",
+                                        .size = shm::kRequestFileSize,
+                                        .reserved = shm::kRequestFileSize,
+                                        .writer = shm::Writer::creator});
+  if (!requests) return requests.error().clone();
+  const std::size_t response_size = shm::kAnswersOffset + shm::page_up(spec.answer_bytes);
+  auto responses = shm::Segment::create({.name = "forge:" + spec.name + ":responses",
+                                         .size = response_size,
+                                         .reserved = shm::kAnswersOffset,
+                                         .writer = shm::Writer::peer});
+  if (!responses) return responses.error().clone();
+  requests->prefault(shm::kRequestFileSize, shm::Access::read_write);
+  responses->prefault(shm::kAnswersOffset, shm::Access::read_only);
+
+  return over(std::move(*requests), std::move(*responses), spec);
+}
+
+std::shared_ptr<Channel> Channel::over(shm::Segment requests, shm::Segment responses,
+                                       const ChannelSpec& spec) {
+  auto& file = *reinterpret_cast<shm::RequestFile*>(requests.data());
+  file.header = shm::make_header(requests.size(), spec.incarnation);
+  file.identity = {spec.replica, spec.rank, spec.procs, static_cast<std::uint32_t>(spec.wait),
+                   spec.cpu,     0};
+  auto memory = std::make_shared<AnswerMemory>(std::move(responses));
+  return std::shared_ptr<Channel>(new Channel(std::move(requests), std::move(memory)));
+}
+
+Channel::Channel(shm::Segment request_segment, std::shared_ptr<AnswerMemory> answers)
+    : request_segment_(std::move(request_segment)),
+      answers_(std::move(answers)),
+      request_(reinterpret_cast<shm::RequestFile*>(request_segment_.data())),
+      // The cast drops const because the bells are waited on; the mapping itself is read-only.
+      response_(reinterpret_cast<shm::ResponseFile*>(const_cast<std::byte*>(answers_->data()))),
+      requests_(request_->requests, shm::kWindow, request_->requests_tail,
+                response_->requests_head),
+      responses_(response_->responses, shm::kWindow, response_->responses_tail,
+                 request_->responses_head),
+      releases_(request_->releases, shm::kReleases, request_->releases_tail,
+                response_->releases_head) {}
+
+void Channel::close_fds() {
+  request_segment_.close_fd();
+  answers_->close_fd();
+}
+
+std::uint64_t Channel::push(const shm::RequestSlot& slot) {
+  flush_releases();
+  const std::uint64_t position = requests_.position();
+  requests_.try_push(slot);
+  ++outstanding_;
+  return position;
+}
+
+void Channel::flush_releases() {
+  answers_->released().take(unsent_releases_);
+  while (!unsent_releases_.empty() && releases_.try_push(unsent_releases_.back())) {
+    unsent_releases_.pop_back();
+  }
+}
+
+void Channel::wake_worker() {
+  shm::handshake_fence();
+  // Relaxed: the fence orders this against our publishing of the slot.
+  if (response_->parked.load(std::memory_order_relaxed) != 0) {
+    shm::ring(request_->worker_bell.word, shm::Scope::shared);
+  }
+}
+
+bool Channel::pop(shm::ResponseSlot& out) {
+  if (violation_ != nullptr) return false;
+  const shm::ResponseSlot* slot = responses_.front();
+  if (slot == nullptr) return responses_.corrupt() && reject("response ring position out of range");
+  out = *slot;  // copied before it is checked: what we check is what we use
+  responses_.pop();
+  if (outstanding_ == 0) return reject("more answers than requests");
+  --outstanding_;
+  if (out.kind != shm::ResponseKind::value && out.kind != shm::ResponseKind::error &&
+      out.kind != shm::ResponseKind::expired) {
+    return reject("unknown kind of answer");
+  }
+  if (out.block == 0) {
+    if (out.head_size > shm::kInlineAnswer) return reject("inline answer too long");
+  } else if (!answers_->contains(out.block, out.block_size) || out.head_size > out.block_size) {
+    return reject("answer block out of bounds");
+  }
+  return true;
+}
+
+std::uint64_t Channel::started() const {
+  // Acquire pairs with the worker's release; after its death nothing changes any more. Positions we
+  // never pushed were not started.
+  return std::min(response_->started.position.load(std::memory_order_acquire),
+                  requests_.position());
+}
+
+shm::ExitReason Channel::exit_reason() const {
+  return response_->exit_reason.load(std::memory_order_acquire);
+}
+
+}  // namespace forge::replicas

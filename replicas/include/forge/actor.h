@@ -1,0 +1,69 @@
+// ForgeActor: the base of every actor, and context(): what an actor can ask about the call it runs.
+#pragma once
+
+#include <forge/tensor.h>
+
+#include <cstddef>
+#include <cstdint>
+#include <initializer_list>
+#include <span>
+#include <string>
+
+namespace forge {
+
+/// One instance lives in each rank of a replica. It runs one call at a time, always on the thread
+/// that constructed it.
+class ForgeActor {
+ public:
+  ForgeActor() = default;
+  ForgeActor(const ForgeActor&) = delete;
+  ForgeActor& operator=(const ForgeActor&) = delete;
+  virtual ~ForgeActor();
+
+  /// Heavy start-up: runs once, after the constructor and before the first call. May throw; then
+  /// the replica does not come up.
+  virtual void setup();
+};
+
+/// The replica's ranks talking to each other: broadcast, all_reduce, all_gather, barrier.
+class Group;
+
+/// Where and for whom the current call runs. The worker implements it; actors reach it by
+/// `forge::context()`, in endpoints, in setup() and in constructors.
+class Context {
+ public:
+  virtual int rank() const = 0;     ///< of this worker in its replica: 0 … procs-1
+  virtual int procs() const = 0;    ///< workers of this replica
+  virtual int replica() const = 0;  ///< index of this replica in its service
+  virtual std::uint64_t incarnation() const = 0;
+  virtual const std::string& sess_id() const = 0;  ///< empty: the call has no session
+  virtual int device() const = 0;              ///< CUDA ordinal as this process sees it; -1: none
+  virtual void* stream() const;                ///< the cudaStream_t of this worker
+  virtual std::size_t batch_size() const = 0;  ///< elements of the current call
+  virtual bool cancelled() const = 0;          ///< nobody waits for the answer any more
+  virtual Group& group() const;
+
+  /// A tensor in response memory: returning it copies nothing. Outside a call it is plain memory.
+  Tensor allocate(DType dtype, std::span<const std::int64_t> shape) {
+    return allocate_response(dtype, shape);
+  }
+  Tensor allocate(DType dtype, std::initializer_list<std::int64_t> shape) {
+    return allocate_response(dtype, {shape.begin(), shape.size()});
+  }
+
+ protected:
+  virtual ~Context();
+
+ private:
+  virtual Tensor allocate_response(DType dtype, std::span<const std::int64_t> shape) = 0;
+};
+
+/// Throws InvalidArgument on a thread that runs no actor.
+Context& context();
+
+namespace detail {
+/// Sets what context() gives on this thread and returns what it was. Null: outside an actor.
+Context* set_context(Context* context) noexcept;
+}  // namespace detail
+
+}  // namespace forge

@@ -1,0 +1,183 @@
+// Batched endpoints: one call of the method for all elements of a batch. Each argument arrives as a
+// vector with one element per call, or as one Tensor [n, ...] with their tensors stacked; a method
+// without arguments may take their number. It answers likewise.
+//
+// A request with one element is answered by the plain value of that element (or its error); with
+// more, by a Result per element, one after the other.
+#pragma once
+
+#include <forge/invoke.h>
+
+#include <algorithm>
+#include <cstddef>
+#include <cstdint>
+#include <span>
+#include <string>
+#include <tuple>
+#include <type_traits>
+#include <utility>
+#include <vector>
+
+namespace forge::detail {
+
+/// What one parameter of a batched method collects: kFits, its Element, and how elements become
+/// the parameter's value.
+template <class P>
+struct BatchedParam {
+  static constexpr bool kFits = false;
+};
+template <class T>
+struct BatchedParam<std::vector<T>> {
+  // A vector of bytes is forge::Bytes: one value, not a batch.
+  static constexpr bool kFits = !std::is_same_v<T, std::byte> && is_payload<T>;
+  using Element = T;
+  static std::vector<T> collect(std::vector<T>&& elements) { return std::move(elements); }
+};
+
+/// One tensor [n, ...] of n tensors of one dtype and shape: a view if n is 1, a copy otherwise.
+/// Throws InvalidArgument if they differ.
+Tensor stack(std::span<const Tensor> tensors);
+/// Row `index` of a tensor [n, ...], as a view.
+Tensor row(const Tensor& stacked, std::size_t index);
+/// n of a tensor [n, ...].
+std::size_t rows(const Tensor& stacked);
+
+template <>
+struct BatchedParam<Tensor> {
+  static constexpr bool kFits = true;
+  using Element = Tensor;
+  static Tensor collect(std::vector<Tensor>&& elements) { return stack(elements); }
+};
+
+/// The same for what the method answers. `items` says one Result per element.
+template <class R>
+struct BatchedReturn {
+  static constexpr bool kFits = false;
+};
+template <class R>
+struct BatchedReturn<std::vector<R>> {
+  static constexpr bool kFits = !std::is_same_v<R, std::byte> && is_payload<R>;
+  using Element = R;
+  static std::vector<Result<R>> items(std::vector<R>&& values) {
+    std::vector<Result<R>> results;
+    results.reserve(values.size());
+    for (auto&& value : values) results.emplace_back(static_cast<R>(std::move(value)));
+    return results;
+  }
+};
+template <class R>
+struct BatchedReturn<std::vector<Result<R>>> {
+  static constexpr bool kFits = std::is_void_v<R> || is_payload<R>;
+  using Element = R;
+  static std::vector<Result<R>> items(std::vector<Result<R>>&& values) { return std::move(values); }
+};
+template <>
+struct BatchedReturn<Tensor> {
+  static constexpr bool kFits = true;
+  using Element = Tensor;
+  static std::vector<Result<Tensor>> items(Tensor&& stacked) {
+    std::vector<Result<Tensor>> results;
+    for (std::size_t i = 0; i < rows(stacked); ++i) results.emplace_back(row(stacked, i));
+    return results;
+  }
+};
+template <>
+struct BatchedReturn<void> {
+  static constexpr bool kFits = true;
+  using Element = void;
+};
+
+/// An element's error as its caller sees it: an ActorError with type and text.
+ErrorPtr as_actor_error(const Error& error);
+
+template <class A, class Method>
+struct BatchedInvoker {
+  using Traits = MethodTraits<Method>;
+  using Returned = typename ResultOf<typename Traits::Return>::Type;
+  using Value = typename BatchedReturn<Returned>::Element;
+
+  template <class... Ps>
+  static std::string signature(TypeList<Ps...>) {
+    return signature_of<Value(typename BatchedParam<std::remove_cvref_t<Ps>>::Element...)>();
+  }
+  static std::string signature(TypeList<std::size_t>) { return signature_of<Value()>(); }
+
+  static void invoke(const EndpointInfo& info, ForgeActor& actor, Invocation& call) {
+    run(info, actor, call, typename Traits::Params{});
+  }
+
+ private:
+  // The number of elements is all there is.
+  static void run(const EndpointInfo& info, ForgeActor& actor, Invocation& call,
+                  TypeList<std::size_t> params) {
+    for (std::uint32_t i = 0; i < call.elements; ++i) decode_arguments<>(info.name, call.args);
+    std::size_t count = call.elements;
+    answer(info, call,
+           [&]() -> decltype(auto) { return call_method<A, Method>(info, actor, params, count); });
+  }
+
+  template <class... Ps>
+  static void run(const EndpointInfo& info, ForgeActor& actor, Invocation& call,
+                  TypeList<Ps...> params) {
+    using Columns =
+        std::tuple<std::vector<typename BatchedParam<std::remove_cvref_t<Ps>>::Element>...>;
+    Columns columns;
+    for (std::uint32_t i = 0; i < call.elements; ++i) {
+      auto row = decode_arguments<typename BatchedParam<std::remove_cvref_t<Ps>>::Element...>(
+          info.name, call.args);
+      append(columns, row, std::index_sequence_for<Ps...>{});
+    }
+    std::apply(
+        [&](auto&... column) {
+          std::tuple<std::remove_cvref_t<Ps>...> args{
+              BatchedParam<std::remove_cvref_t<Ps>>::collect(std::move(column))...};
+          answer(info, call, [&]() -> decltype(auto) {
+            return std::apply(
+                [&](auto&... arg) -> decltype(auto) {
+                  return call_method<A, Method>(info, actor, params, arg...);
+                },
+                args);
+          });
+        },
+        columns);
+  }
+
+  template <class Columns, class Row, std::size_t... I>
+  static void append(Columns& columns, Row& row, std::index_sequence<I...>) {
+    (std::get<I>(columns).push_back(std::move(std::get<I>(row))), ...);
+  }
+
+  template <class Run>
+  static void answer(const EndpointInfo& info, Invocation& call, Run&& run) {
+    call.phase = Invocation::Phase::running;
+    if constexpr (std::is_void_v<Returned>) {
+      run();
+      call.phase = Invocation::Phase::encoding;
+      encode(call, std::vector<Result<void>>(call.elements));
+    } else {
+      auto items = BatchedReturn<Returned>::items(Returned(run()));
+      if (items.size() != call.elements) {
+        throw_bad_batch(info.name, call.elements, items.size());
+      }
+      if (call.elements == 1 && !items.front()) as_actor_error(items.front().error())->raise();
+      call.phase = Invocation::Phase::encoding;
+      encode(call, std::move(items));
+    }
+  }
+
+  static void encode(Invocation& call, std::vector<Result<Value>> items) {
+    if (call.elements != 1) {
+      for (Result<Value>& item : items) {
+        if (!item) item = Result<Value>(as_actor_error(item.error()));
+        Codec<Result<Value>>::encode(call.out, item);
+      }
+    } else if constexpr (std::is_void_v<Value>) {
+      Codec<void>::encode(call.out);
+    } else {
+      Codec<Value>::encode(call.out, *items.front());
+    }
+    call.sink.value(call.out);
+  }
+};
+
+}  // namespace forge::detail

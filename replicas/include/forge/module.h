@@ -1,0 +1,137 @@
+// Module: the actors of one plugin, and the form in which a shared object shows them to a worker.
+//
+// Two halves. Module, ActorInfo and EndpointInfo are C++ objects that plugin code fills and worker
+// code reads, so both must have been built alike. PluginEntry is what makes sure of that: plain
+// data with a fixed layout, read before any of the plugin's registering code runs.
+#pragma once
+
+#include <forge/actor.h>
+#include <forge/options.h>
+
+#include <array>
+#include <cstddef>
+#include <cstdint>
+#include <deque>
+#include <memory>
+#include <string>
+#include <string_view>
+#include <type_traits>
+#include <vector>
+
+namespace forge {
+
+enum class EndpointKind : std::uint8_t { plain = 0, service = 1, batched = 2 };
+
+class Module;
+template <class Actor>
+class ActorBuilder;
+
+namespace detail {
+
+class Reader;
+class Writer;
+
+/// Takes the encoded result while what it refers to still lives: a Writer only remembers where
+/// large byte blocks are. May throw as long as nothing of the answer is visible to others.
+class ResultSink {
+ public:
+  virtual void value(Writer& out) = 0;
+
+ protected:
+  ~ResultSink() = default;
+};
+
+/// One request on its way through an actor.
+struct Invocation {
+  /// Says whose fault an exception is: the arguments', the actor's, or the answer's.
+  enum class Phase : std::uint8_t { decoding, running, encoding };
+
+  Reader& args;  ///< one array of arguments per element, one after the other
+  Writer& out;
+  ResultSink& sink;
+  std::uint32_t elements = 1;  ///< more than one only for batched endpoints
+  Phase phase = Phase::decoding;
+};
+
+struct EndpointInfo {
+  using Invoke = void (*)(const EndpointInfo&, ForgeActor&, Invocation&);
+
+  std::string name;
+  std::string signature;  ///< of one element
+  EndpointKind kind = EndpointKind::plain;
+  EndpointOptions options{};
+  Invoke invoke = nullptr;
+  /// The pointer to the member function; only `invoke` knows its type.
+  std::array<std::byte, 2 * sizeof(void*)> method{};
+};
+
+struct ActorInfo {
+  /// Sets `running` once the arguments are decoded and the constructor is entered.
+  using Construct = std::unique_ptr<ForgeActor> (*)(const ActorInfo&, Reader& args, bool& running);
+
+  std::string name;
+  std::string doc;
+  std::vector<std::string> constructor;  ///< type strings of the arguments
+  Options defaults{};
+  std::vector<EndpointInfo> endpoints{};
+  Construct construct = nullptr;
+
+  void add(EndpointInfo endpoint);
+  void set_defaults(Options options);
+};
+
+/// Changes with every change to what plugin and worker exchange.
+inline constexpr std::uint32_t kPluginAbi = 1;
+inline constexpr std::uint64_t kPluginMagic = 0x4E'49'47'55'4C'50'46ULL;  // "FPLUGIN"
+
+/// One FORGE_PLUGIN of a program or shared object; a list through all of them.
+struct PluginPart {
+  void (*register_actors)(Module&);
+  PluginPart* next;
+};
+
+/// What the symbol `forge_plugin` of a shared object is. The first three fields never move.
+struct PluginEntry {
+  std::uint64_t magic;
+  std::uint32_t abi;
+  std::uint32_t size;        ///< of this struct
+  const char* tag;           ///< standard library and object sizes the plugin was built with
+  PluginPart* const* parts;  ///< head of the list of this shared object
+};
+static_assert(std::is_standard_layout_v<PluginEntry> && std::is_trivial_v<PluginEntry>);
+static_assert(offsetof(PluginEntry, abi) == 8 && offsetof(PluginEntry, size) == 12);
+
+/// The head of the list above. Hidden, so that every shared object has one of its own.
+[[gnu::visibility("hidden")]] inline PluginPart* parts_of_this_object = nullptr;
+
+}  // namespace detail
+
+/// The actors that FORGE_PLUGIN functions have registered. Names are unique.
+class Module {
+ public:
+  Module() = default;
+  Module(const Module&) = delete;
+  Module& operator=(const Module&) = delete;
+
+  /// Registers actor class A; CtorArgs are what its constructor is called with. Throws
+  /// InvalidArgument if the name is empty or taken.
+  template <class A, class... CtorArgs>
+  ActorBuilder<A> actor(std::string name, std::string doc = {});
+
+  const std::deque<detail::ActorInfo>& actors() const { return actors_; }
+  const detail::ActorInfo* find(std::string_view name) const;
+
+ private:
+  detail::ActorInfo& add(detail::ActorInfo actor);
+
+  std::deque<detail::ActorInfo> actors_;  // a deque: builders keep references
+};
+
+}  // namespace forge
+
+extern "C" {
+/// Tell the process about actors linked into it, and that they are gone. Plain C, so that objects
+/// of every ABI can call them; ignored while load_plugin opens a shared object.
+void forge_record_plugin(const forge::detail::PluginEntry* entry);
+void forge_forget_plugin(const forge::detail::PluginEntry* entry);
+}

@@ -1,0 +1,69 @@
+// Options: how a service or mesh is run, and how an endpoint of an actor is called.
+//
+// Plain aggregates: write `{.procs = 2, .num_replicas = 4}` and leave out what is fine as it is.
+// Nothing is checked here; whoever takes the options says what is wrong with them.
+#pragma once
+
+#include <forge/wait.h>
+
+#include <chrono>
+#include <cstddef>
+#include <map>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+namespace forge {
+
+class Router;
+
+/// When the workers of a dead replica are started again.
+struct RestartPolicy {
+  std::chrono::nanoseconds backoff_initial = std::chrono::milliseconds(50);
+  std::chrono::nanoseconds backoff_max = std::chrono::seconds(30);
+  int max_deaths = 5;  ///< more of them within `window`: quarantined
+  std::chrono::nanoseconds window = std::chrono::seconds(60);
+};
+
+/// Replicas by load, between `min_replicas` and `max_replicas`. Off by default.
+struct Autoscaling {
+  bool enabled = false;
+};
+
+struct Options {
+  int procs = 1;  ///< workers per replica
+  int num_replicas = 1;
+  bool with_gpus = false;
+  std::optional<int> hosts = std::nullopt;  ///< more than one is not supported
+  std::chrono::nanoseconds health_poll_rate = std::chrono::milliseconds(200);
+  int replica_max_concurrent_requests = 10;
+  bool return_first_rank_result = true;
+  std::string name = {};  ///< empty: the actor's name
+  std::optional<int> min_replicas = std::nullopt;
+  std::optional<int> max_replicas = std::nullopt;
+  Autoscaling autoscaling = {};
+  RestartPolicy restart = {};
+  int max_queued_requests = 4096;  ///< per replica
+  std::chrono::nanoseconds session_idle_timeout = std::chrono::minutes(10);
+  std::map<std::string, std::shared_ptr<Router>> routers = {};      ///< by endpoint name
+  std::map<std::string, std::string> env = {};                      ///< of every worker
+  std::map<int, std::map<std::string, std::string>> rank_env = {};  ///< by rank, on top of `env`
+  std::size_t arena_bytes = std::size_t{64} << 20;  ///< request payloads of the whole service
+  Wait wait = Wait::adaptive;
+  std::vector<int> cpus = {};  ///< cores that workers are pinned to, in turn; empty: not pinned
+  std::chrono::nanoseconds start_timeout = std::chrono::minutes(10);
+  int spares = 0;
+  bool gpu_share = false;
+};
+
+struct EndpointOptions {
+  std::string router = "round_robin";
+  int batch_size = 1;  ///< 1: no batching
+  std::chrono::nanoseconds batch_timeout = std::chrono::milliseconds(10);
+  bool idempotent = false;  ///< may be executed again after its worker died
+  std::optional<std::chrono::nanoseconds> exec_timeout = std::nullopt;
+  bool restart_on_error = false;
+};
+
+}  // namespace forge

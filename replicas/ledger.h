@@ -1,0 +1,97 @@
+// The ledger: the controller's own account of every request. What a worker says counts only if it
+// agrees with this.
+//
+// An entry is `queued` (no worker has it), or `sent` (its descriptor was pushed to one replica
+// incarnation); it is closed when that attempt has answered, or its workers have been reaped. The
+// call a user waits for may complete earlier (deadline, cancel); the entry stays until no worker
+// can touch its payload.
+//
+//   open ─> queued ──sent──> sent ──all ranks answered──> closed
+//             ^                │
+//             ├──never started─┤  does not count as an execution
+//             └──started───────┴─ if idempotent and executions are left; else closed, WorkerLost
+//
+// Pure: no clock, no lock, no I/O. Guarded by its service's lock.
+#pragma once
+
+#include <boost/intrusive/list.hpp>
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+#include "shm/control_file.h"
+
+namespace forge::replicas {
+
+inline constexpr std::uint32_t kAnyReplica = ~std::uint32_t{0};
+inline constexpr std::uint32_t kAllRanks = ~std::uint32_t{0};
+/// Executions an idempotent request may have.
+inline constexpr std::uint16_t kMaxExecutions = 3;
+
+enum class EntryState : std::uint8_t { closed, queued, sent };
+
+struct Entry;
+using EntryList = boost::intrusive::list<Entry, boost::intrusive::constant_time_size<true>>;
+
+struct Entry : boost::intrusive::list_base_hook<> {
+  EntryState state = EntryState::closed;
+  bool idempotent = false;
+  std::uint16_t executions = 0;         ///< attempts that had started
+  std::uint32_t home = kAnyReplica;     ///< a share belongs to this replica; others may go anywhere
+  std::uint32_t rank = kAllRanks;       ///< one rank of it (choose), or all
+  std::uint32_t replica = kAnyReplica;  ///< where it was sent
+  std::uint32_t waiting = 0;            ///< ranks that have not answered
+  std::uint32_t part = 0;               ///< index of its first answer in the call
+  std::uint64_t incarnation = 0;        ///< of that replica
+  shm::RequestSlot slot{};              ///< the descriptor, pushed as it is; holds id and attempt
+  std::vector<std::uint64_t> positions;  ///< ring position per rank it was sent to
+  std::vector<bool> answered;            ///< per rank
+  void* call = nullptr;       ///< the engine's; nullptr when nobody waits for the outcome any more
+  void* payload = nullptr;    ///< the engine's
+  EntryList* list = nullptr;  ///< the one it is in
+};
+
+/// Every live entry is in exactly one list.
+void append(EntryList& list, Entry& entry);
+void prepend(EntryList& list, Entry& entry);
+void unlink(Entry& entry);
+
+/// What becomes of an entry whose replica died.
+enum class Verdict { replay, retry, lost };
+
+class Ledger {
+ public:
+  /// A fresh entry in state queued, with a request id nobody has used before.
+  Entry& open(std::uint16_t client);
+
+  /// The live entry with this id; nullptr if there is none (any more). Ids come from workers:
+  /// nothing is believed.
+  Entry* find(shm::RequestId id);
+
+  /// It is about to be pushed: a new attempt at this replica incarnation, to be answered by `ranks`
+  /// ranks.
+  void sent(Entry& entry, std::uint32_t replica, std::uint64_t incarnation, std::uint32_t ranks);
+
+  /// May rank `rank` of this incarnation answer this attempt now? Marks it answered if so.
+  bool accept(Entry& entry, std::uint32_t replica, std::uint64_t incarnation, std::uint32_t rank,
+              std::uint16_t attempt);
+
+  /// Its replica has been reaped. `started`: any rank had started it.
+  Verdict lost(Entry& entry, bool started);
+
+  /// Likewise where nothing is ever run again (meshes): always lost.
+  Verdict lost_for_good(Entry& entry, bool started);
+
+  /// Nothing refers to it any more. Its id is never used again.
+  void close(Entry& entry);
+
+  std::size_t open_entries() const { return open_; }
+
+ private:
+  static constexpr std::size_t kChunk = 256;
+  std::vector<std::unique_ptr<Entry[]>> chunks_;  // entries never move
+  std::vector<std::uint32_t> free_;
+  std::size_t open_ = 0;
+};
+
+}  // namespace forge::replicas

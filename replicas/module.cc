@@ -1,0 +1,140 @@
+// What the templates of the registering headers have in common: checks, messages, stacking.
+#include <forge/batch.h>
+#include <forge/module.h>
+
+#include <algorithm>
+#include <cstring>
+#include <utility>
+
+#include "replicas/type_name.h"
+
+namespace forge {
+namespace detail {
+
+namespace {
+
+std::string plural(std::size_t count, std::string_view noun) {
+  return std::to_string(count) + " " + std::string(noun) + (count == 1 ? "" : "s");
+}
+
+void check_options(const std::string& where, const EndpointOptions& options) {
+  const auto fail = [&](const std::string& what) {
+    throw InvalidArgument(where + ": " + what + "; correct it in FORGE_PLUGIN");
+  };
+  if (options.router.empty()) fail("router is empty");
+  if (options.batch_size < 1)
+    fail("batch_size is " + std::to_string(options.batch_size) + ", not 1 or more");
+  if (options.batch_timeout.count() < 0) fail("batch_timeout is negative");
+  if (options.exec_timeout && options.exec_timeout->count() <= 0) {
+    fail("exec_timeout is not positive; leave it out for no limit");
+  }
+}
+
+}  // namespace
+
+void ActorInfo::add(EndpointInfo endpoint) {
+  const std::string where = "endpoint \"" + endpoint.name + "\" of actor \"" + name + "\"";
+  if (endpoint.name.empty()) {
+    throw InvalidArgument("an endpoint of actor \"" + name + "\" has no name; give it one");
+  }
+  for (const EndpointInfo& other : endpoints) {
+    if (other.name == endpoint.name) {
+      throw InvalidArgument(where + " is registered twice; give one of them another name");
+    }
+  }
+  check_options(where, endpoint.options);
+  endpoints.push_back(std::move(endpoint));
+}
+
+void ActorInfo::set_defaults(Options options) {
+  if (!options.routers.empty()) {
+    throw InvalidArgument("the defaults of actor \"" + name +
+                          "\" have routers, which run in the embedding program; pass them to "
+                          "options() there");
+  }
+  defaults = std::move(options);
+}
+
+void check_argument_count(std::string_view where, std::size_t wanted, std::size_t got) {
+  if (wanted == got) return;
+  throw SignatureMismatch(std::string(where) + " takes " + plural(wanted, "argument") + ", got " +
+                          std::to_string(got) + "; pass " + plural(wanted, "argument"));
+}
+
+void throw_bad_argument(std::string_view where, std::size_t index,
+                        const std::vector<std::string>& types, const Error& cause) {
+  throw InvalidArgument("argument " + std::to_string(index) + " of " + std::string(where) + " is " +
+                        types.at(index - 1) +
+                        " and cannot be made from what was passed: " + cause.what());
+}
+
+void throw_bad_batch(std::string_view where, std::size_t wanted, std::size_t got) {
+  throw InvalidArgument(std::string(where) + " answered " + plural(got, "element") +
+                        " to a batch of " + std::to_string(wanted) +
+                        "; a batched endpoint answers element i with element i");
+}
+
+ErrorPtr as_actor_error(const Error& error) {
+  if (error.error_code() == ErrorCode::actor_error) return error.clone();
+  return std::make_shared<const ActorError>("", replicas::type_name(typeid(error)), error.what());
+}
+
+Tensor stack(std::span<const Tensor> tensors) {
+  const Tensor& first = tensors.front();
+  if (first.shape().size() == Tensor::kMaxDims) {
+    throw InvalidArgument("a tensor of a batch has " + std::to_string(Tensor::kMaxDims) +
+                          " dimensions already, there is no room to stack it; reshape it");
+  }
+  std::vector<std::int64_t> shape{static_cast<std::int64_t>(tensors.size())};
+  shape.insert(shape.end(), first.shape().begin(), first.shape().end());
+  if (tensors.size() == 1 && first.storage()) {
+    return Tensor::adopt(first.storage(), first.dtype(), shape, first.byte_offset());
+  }
+  Tensor stacked(first.dtype(), shape);
+  std::byte* to = stacked.span<std::byte>().data();
+  for (const Tensor& tensor : tensors) {
+    if (tensor.dtype() != first.dtype() || !std::ranges::equal(tensor.shape(), first.shape())) {
+      throw InvalidArgument(
+          "the tensors of a batch differ in dtype or shape and cannot be stacked; send equal ones, "
+          "or take a std::vector<forge::Tensor>");
+    }
+    const std::span<const std::byte> bytes = tensor.bytes();
+    if (!bytes.empty()) std::memcpy(to, bytes.data(), bytes.size());
+    to += bytes.size();
+  }
+  return stacked;
+}
+
+std::size_t rows(const Tensor& stacked) {
+  if (stacked.shape().empty()) {
+    throw InvalidArgument(
+        "a batched endpoint answered a tensor without dimensions; answer one of shape [n, ...]");
+  }
+  return static_cast<std::size_t>(stacked.shape().front());
+}
+
+Tensor row(const Tensor& stacked, std::size_t index) {
+  const std::span<const std::int64_t> shape = stacked.shape().subspan(1);
+  if (!stacked.storage()) return Tensor(stacked.dtype(), {shape.begin(), shape.end()});
+  const std::size_t row_bytes = stacked.bytes().size() / rows(stacked);
+  return Tensor::adopt(stacked.storage(), stacked.dtype(), shape,
+                       stacked.byte_offset() + index * row_bytes);
+}
+
+}  // namespace detail
+
+const detail::ActorInfo* Module::find(std::string_view name) const {
+  const auto found = std::ranges::find(actors_, name, &detail::ActorInfo::name);
+  return found == actors_.end() ? nullptr : &*found;
+}
+
+detail::ActorInfo& Module::add(detail::ActorInfo actor) {
+  if (actor.name.empty()) throw InvalidArgument("an actor was registered without a name");
+  if (find(actor.name) != nullptr) {
+    throw InvalidArgument("actor \"" + actor.name +
+                          "\" is registered twice; give one of them another name");
+  }
+  return actors_.emplace_back(std::move(actor));
+}
+
+}  // namespace forge

@@ -1,0 +1,352 @@
+#include "replicas/worker.h"
+
+#include <forge/actor.h>
+#include <forge/payload.h>
+#include <sched.h>
+#include <sys/eventfd.h>
+#include <unistd.h>
+
+#include <chrono>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "replicas/actor_host.h"
+#include "replicas/answer_pool.h"
+#include "replicas/manifest.h"
+#include "replicas/plugin_loader.h"
+#include "replicas/process.h"
+#include "shm/control_file.h"
+#include "shm/doorbell.h"
+#include "shm/wait_strategy.h"
+
+namespace forge::replicas {
+namespace {
+
+/// A request tensor: bytes in the arena, which are ours to read until we answer.
+struct RequestStorage final : detail::TensorStorage {
+  RequestStorage(const std::byte* bytes, std::size_t count) {
+    data = const_cast<std::byte*>(bytes);  // frozen, and the mapping is read-only anyway
+    size = count;
+    frozen.store(true, std::memory_order_relaxed);
+  }
+  /// The actor kept the tensor: give it bytes of its own before the arena's are used again.
+  void detach() {
+    own = std::make_unique<std::byte[]>(size);
+    std::memcpy(own.get(), data, size);
+    data = own.get();
+  }
+  std::unique_ptr<std::byte[]> own;
+};
+
+class RequestSource final : public detail::TensorSource {
+ public:
+  explicit RequestSource(const shm::Segment& arena) : arena_(arena) {}
+
+  void begin(std::span<const std::byte> blobs) { blobs_ = blobs; }
+  void end() {
+    for (auto& storage : given_) {
+      if (storage.use_count() > 1) storage->detach();
+    }
+    given_.clear();
+  }
+
+  Tensor in_block(std::uint64_t offset, std::uint64_t size, DType dtype,
+                  std::span<const std::int64_t> shape) override {
+    return view(blobs_, offset, size, dtype, shape);
+  }
+  Tensor in_home(std::uint64_t offset, std::uint64_t size, DType dtype,
+                 std::span<const std::int64_t> shape) override {
+    return view({arena_.data(), arena_.size()}, offset, size, dtype, shape);
+  }
+
+ private:
+  Tensor view(std::span<const std::byte> memory, std::uint64_t offset, std::uint64_t size,
+              DType dtype, std::span<const std::int64_t> shape) {
+    if (offset > memory.size() || size > memory.size() - offset)
+      throw InvalidArgument("a request refers to bytes outside of its memory");
+    given_.push_back(std::make_shared<RequestStorage>(memory.data() + offset, size));
+    return Tensor::adopt(given_.back(), dtype, shape);
+  }
+
+  const shm::Segment& arena_;
+  std::span<const std::byte> blobs_;
+  std::vector<std::shared_ptr<RequestStorage>> given_;
+};
+
+class Worker final : public Context, public detail::ResultSink {
+ public:
+  Worker(shm::Segment requests, shm::Segment responses, shm::Segment arena);
+  int run();
+
+  int rank() const override { return static_cast<int>(in_->identity.rank); }
+  int procs() const override { return static_cast<int>(in_->identity.procs); }
+  int replica() const override { return static_cast<int>(in_->identity.replica); }
+  std::uint64_t incarnation() const override { return in_->header.incarnation; }
+  const std::string& sess_id() const override { return sess_id_; }
+  int device() const override { return -1; }
+  std::size_t batch_size() const override { return batch_size_; }
+  bool cancelled() const override { return deadline_ns_ != 0 && now_ns() > deadline_ns_; }
+
+ private:
+  Tensor allocate_response(DType dtype, std::span<const std::int64_t> shape) override {
+    return answers_.allocate(dtype, shape);
+  }
+  void value(detail::Writer& out) override { answers_.write(out, *slot_); }
+
+  static std::int64_t now_ns() {
+    return std::chrono::steady_clock::now().time_since_epoch().count();
+  }
+
+  bool step();
+  bool handle(const shm::RequestSlot& request, std::uint64_t position);
+  void execute(const shm::RequestSlot& request);
+  bool set_up(detail::Reader& reader);
+  void write_status(const Status& status);
+  void ring_controller();
+  void park();
+
+  shm::Segment request_file_;
+  shm::Segment response_file_;
+  shm::Segment arena_;
+  const shm::RequestFile* in_;
+  shm::ResponseFile* out_;
+  shm::RingConsumer<shm::RequestSlot> requests_;
+  shm::RingProducer<shm::ResponseSlot> responses_;
+  AnswerPool answers_;
+  RequestSource source_;
+  std::optional<ActorHost> host_;  // after the memory its tensors lie in
+  detail::Writer writer_;
+  shm::ResponseSlot* slot_ = nullptr;  // being filled
+  std::uint32_t rung_ = 0;             // the controller's parking we have rung for
+  std::int64_t deadline_ns_ = 0;       // of the current call
+  std::size_t batch_size_ = 1;
+  std::string sess_id_;
+};
+
+Worker::Worker(shm::Segment requests, shm::Segment responses, shm::Segment arena)
+    : request_file_(std::move(requests)),
+      response_file_(std::move(responses)),
+      arena_(std::move(arena)),
+      in_(reinterpret_cast<const shm::RequestFile*>(request_file_.data())),
+      out_(reinterpret_cast<shm::ResponseFile*>(response_file_.data())),
+      requests_(in_->requests, shm::kWindow, in_->requests_tail, out_->requests_head),
+      responses_(out_->responses, shm::kWindow, out_->responses_tail, in_->responses_head),
+      answers_(response_file_, in_->releases, in_->releases_tail, out_->releases_head),
+      source_(arena_) {
+  out_->header = shm::make_header(response_file_.size(), in_->header.incarnation);
+}
+
+int Worker::run() {
+  detail::set_context(this);
+  shm::Spinner spinner(static_cast<Wait>(in_->identity.wait));
+  for (;;) {
+    if (requests_.ready()) {
+      if (!step()) break;
+      spinner.reset();
+    } else if (!spinner.keep_spinning()) {
+      answers_.collect();
+      park();
+      spinner.reset();
+    }
+    if (requests_.corrupt()) {
+      out_->exit_reason.store(shm::ExitReason::bad_layout, std::memory_order_release);
+      return 1;
+    }
+  }
+  host_.reset();
+  return out_->exit_reason.load(std::memory_order_relaxed) == shm::ExitReason::stopped ? 0 : 1;
+}
+
+/// One request. False: this worker is done.
+bool Worker::step() {
+  const shm::RequestSlot request = *requests_.front();
+  const std::uint64_t position = requests_.position();
+  if (request.kind == shm::RequestKind::stop) {
+    out_->exit_reason.store(shm::ExitReason::stopped, std::memory_order_release);
+    return false;
+  }
+  slot_ = responses_.try_claim();  // never full: the controller keeps calls within the window
+  if (slot_ == nullptr) std::abort();
+  slot_->id = request.id;
+  slot_->attempt = request.attempt;
+  slot_->kind = shm::ResponseKind::value;
+  slot_->flags = 0;
+  const bool go_on = handle(request, position);
+  source_.end();  // before we answer: the arena's bytes are ours no longer than that
+  responses_.publish();
+  requests_.pop();
+  ring_controller();
+  return go_on;
+}
+
+bool Worker::handle(const shm::RequestSlot& request, std::uint64_t position) {
+  if (request.deadline_ns != 0 && now_ns() > request.deadline_ns) {
+    slot_->kind = shm::ResponseKind::expired;
+    slot_->block = slot_->head_size = 0;
+    return true;
+  }
+  // Release: whoever sees an effect of the call sees that it was started. Stored before the first
+  // payload byte is read.
+  out_->started.position.store(position + 1, std::memory_order_release);
+  if (request.block > arena_.size() || request.block_size > arena_.size() - request.block ||
+      request.head_size > request.block_size) {
+    write_status({ErrorCode::invalid_argument,
+                  "a request lies outside of the arena; use controller and worker of one build"});
+    return true;
+  }
+  if (request.kind != shm::RequestKind::setup) {
+    execute(request);
+    return true;
+  }
+  const std::span<const std::byte> block(arena_.data() + request.block, request.block_size);
+  const auto blobs = block.subspan(
+      std::min(block.size(), detail::align_up(request.head_size, detail::kBlockAlignment)));
+  source_.begin(blobs);
+  detail::Reader reader(block.first(request.head_size), blobs, &source_);
+  if (set_up(reader)) return true;
+  out_->exit_reason.store(shm::ExitReason::setup_failed, std::memory_order_release);
+  return false;
+}
+
+void Worker::execute(const shm::RequestSlot& request) {
+  const std::span<const std::byte> block(arena_.data() + request.block, request.block_size);
+  const auto blobs = block.subspan(
+      std::min(block.size(), detail::align_up(request.head_size, detail::kBlockAlignment)));
+  source_.begin(blobs);
+  detail::Reader reader(block.first(request.head_size), blobs, &source_);
+  writer_.reset(answers_.home());
+  deadline_ns_ = request.deadline_ns;
+  batch_size_ = request.batch;
+  const ErrorCode code =
+      host_ ? host_->invoke(request.endpoint, reader, writer_, *this, request.batch)
+            : ErrorCode::invalid_argument;
+  if (code == ErrorCode::ok) return;
+  slot_->kind = shm::ResponseKind::error;
+  try {
+    answers_.write(writer_, *slot_);
+  } catch (const Error& error) {  // no memory for the error: say at least that
+    writer_.reset();
+    detail::write_error(
+        writer_,
+        Backpressure("the endpoint failed, and the worker's answer memory is too full to say how"));
+    answers_.write(writer_, *slot_);
+  }
+}
+
+bool Worker::set_up(detail::Reader& reader) {
+  Status status;
+  try {
+    if (reader.array() != 3) throw InvalidArgument("setup call of another build");
+    const std::string plugin(reader.string());
+    const std::string service(reader.string());
+    const std::string actor(reader.string());
+    LoadedPlugin loaded = load_plugin(plugin);
+    status = loaded.status;
+    writer_.reset();
+    if (status.ok() && actor.empty()) {
+      encode(describe(*loaded.module, plugin), writer_);
+      answers_.write(writer_, *slot_);
+      return true;
+    }
+    if (status.ok()) {
+      host_.emplace(std::move(loaded.module));
+      status = host_->create(actor, reader);
+    }
+    if (status.ok()) status = host_->setup();
+    if (status.ok()) {
+      writer_.nil();
+      answers_.write(writer_, *slot_);
+      return true;
+    }
+  } catch (const Error& error) {
+    status = to_status(error);
+  }
+  write_status(status);
+  return false;
+}
+
+void Worker::write_status(const Status& status) {
+  slot_->kind = shm::ResponseKind::error;
+  writer_.reset();
+  detail::write_error(writer_, *make_error(status));
+  answers_.write(writer_, *slot_);
+}
+
+void Worker::ring_controller() {
+  shm::handshake_fence();
+  const auto& header = *reinterpret_cast<const shm::ArenaHeader*>(arena_.data());
+  const std::uint32_t word = header.poller.load(std::memory_order_relaxed);  // the fence orders it
+  const auto poller = static_cast<shm::Poller>(word & ((1U << shm::kPollerBits) - 1));
+  if (poller == shm::Poller::awake || word == rung_) return;
+  rung_ = word;
+  switch (poller) {
+    case shm::Poller::caller:
+      return shm::ring(out_->caller_bell.word, shm::Scope::shared);
+    case shm::Poller::engine:
+      return shm::ring(out_->engine_bell.word, shm::Scope::shared);
+    default:
+      (void)!::eventfd_write(kEventFd, 1);
+  }
+}
+
+void Worker::park() {
+  const shm::Word& bell = in_->worker_bell.word;
+  const std::uint32_t seen = bell.load(std::memory_order_relaxed);
+  out_->parked.store(1, std::memory_order_relaxed);
+  shm::handshake_fence();
+  if (!requests_.ready()) shm::futex_wait(bell, seen, std::nullopt, shm::Scope::shared);
+  out_->parked.store(0, std::memory_order_relaxed);
+}
+
+int refuse(const std::string& why) {
+  std::fprintf(stderr, "forge-worker: %s\n", why.c_str());
+  return 2;
+}
+
+}  // namespace
+
+bool wants_worker(int argc, char** argv) {
+  return argc == 3 && std::string_view(argv[1]) == kWorkerFlag;
+}
+
+int run_worker(int argc, char** argv) {
+  if (!wants_worker(argc, argv)) {
+    return refuse(
+        "this program is started by a forge controller, not by hand; see the README for "
+        "forge-bench and for embedding forge");
+  }
+  if (const Status status = die_with_parent(static_cast<pid_t>(std::atol(argv[2]))); !status.ok())
+    return refuse(status.message);
+  auto requests = shm::Segment::attach(shm::FileDescriptor(kRequestFd), shm::Access::read_only);
+  auto responses = shm::Segment::attach(shm::FileDescriptor(kResponseFd), shm::Access::read_write);
+  auto arena = shm::Segment::attach(shm::FileDescriptor(kArenaFd), shm::Access::read_only);
+  if (!requests) return refuse(requests.error().what());
+  if (!responses) return refuse(responses.error().what());
+  if (!arena) return refuse(arena.error().what());
+  if (requests->size() < sizeof(shm::RequestFile) || responses->size() < sizeof(shm::ResponseFile))
+    return refuse("control files are too small");
+  const auto* file = reinterpret_cast<const shm::RequestFile*>(requests->data());
+  if (const auto wrong = shm::invalid(file->header, requests->size()); !wrong.empty())
+    return refuse("request file: " + wrong);
+  responses->prefault(shm::kAnswersOffset, shm::Access::read_write);
+  if (const int cpu = file->identity.cpu; cpu >= 0) {
+    cpu_set_t set;
+    CPU_ZERO(&set);
+    CPU_SET(static_cast<std::size_t>(cpu), &set);
+    if (::sched_setaffinity(0, sizeof(set), &set) != 0)
+      std::fprintf(stderr, "forge-worker: cannot pin to core %d\n", cpu);
+  }
+  return serve(std::move(*requests), std::move(*responses), std::move(*arena));
+}
+
+int serve(shm::Segment requests, shm::Segment responses, shm::Segment arena) {
+  Worker worker(std::move(requests), std::move(responses), std::move(arena));
+  return worker.run();
+}
+
+}  // namespace forge::replicas

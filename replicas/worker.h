@@ -1,0 +1,28 @@
+// The worker: one process, one rank, one actor. Takes requests from its ring in order, runs them,
+// answers.
+#pragma once
+
+#include "shm/segment.h"
+
+namespace forge::replicas {
+
+/// Is this process meant to be a worker? True if it was started as `program --forge-worker <parent
+/// pid>`.
+bool wants_worker(int argc, char** argv);
+
+/// Runs the worker on the descriptors the controller handed down (kRequestFd …) and returns the
+/// exit status. Only in a process that wants_worker().
+int run_worker(int argc, char** argv);
+
+/// The loop itself: serves until a stop request and returns the exit status. Tests run it as a
+/// thread.
+int serve(shm::Segment requests, shm::Segment responses, shm::Segment arena);
+
+/// Descriptors of a worker, fixed.
+inline constexpr int kRequestFd = 3;
+inline constexpr int kResponseFd = 4;
+inline constexpr int kArenaFd = 5;
+inline constexpr int kEventFd = 6;
+inline constexpr const char* kWorkerFlag = "--forge-worker";
+
+}  // namespace forge::replicas
