@@ -1,0 +1,70 @@
+#include "core/arena.h"
+
+namespace forge::core {
+
+/// A user's tensor in the arena; may outlive the service.
+struct Arena::Storage final : detail::TensorStorage {
+  Storage(std::shared_ptr<Arena> owner, std::uint64_t offset, std::size_t bytes)
+      : arena(std::move(owner)) {
+    data = arena->at(offset);
+    size = bytes;
+    home = arena.get();
+    home_offset = offset;
+  }
+  ~Storage() override { arena->returned_.put(home_offset); }
+  std::shared_ptr<Arena> arena;
+};
+
+Result<std::shared_ptr<Arena>> Arena::create(const std::string& name, std::size_t bytes) {
+  const std::size_t size = shm::kArenaBlocksOffset + shm::page_up(bytes);
+  auto segment = shm::Segment::create({.name = "forge:" + name + ":arena",
+                                       .size = size,
+                                       .reserved = size,
+                                       .writer = shm::Writer::creator});
+  if (!segment) return segment.error_ptr();
+  return std::shared_ptr<Arena>(new Arena(std::move(*segment)));
+}
+
+Arena::Arena(shm::Segment segment)
+    : segment_(std::move(segment)),
+      pool_(segment_.data() + shm::kArenaBlocksOffset, segment_.size() - shm::kArenaBlocksOffset,
+            segment_.size() - shm::kArenaBlocksOffset) {
+  header().header = shm::make_header(segment_.size(), 0);
+}
+
+std::optional<std::uint64_t> Arena::allocate(std::size_t size) {
+  take_returned();
+  const auto offset = pool_.allocate(size);
+  if (!offset) return std::nullopt;
+  return *offset + shm::kArenaBlocksOffset;
+}
+
+std::optional<Tensor> Arena::allocate_tensor(DType dtype, const std::vector<std::int64_t>& shape,
+                                             std::size_t bytes) {
+  const auto offset = allocate(bytes);
+  if (!offset) return std::nullopt;
+  return Tensor::adopt(std::make_shared<Storage>(shared_from_this(), *offset, bytes), dtype, shape);
+}
+
+std::size_t Arena::used() {
+  take_returned();
+  return pool_.used();
+}
+
+void Arena::take_returned() {
+  returned_.take(returning_);
+  for (const std::uint64_t offset : returning_) free(offset);
+  returning_.clear();
+}
+
+void Arena::set_poller(shm::Poller poller) {
+  auto& word = header().poller;
+  const std::uint32_t now = word.load(std::memory_order_relaxed);
+  const auto wanted = static_cast<std::uint32_t>(poller);
+  if ((now & ((1U << shm::kPollerBits) - 1)) == wanted) return;
+  // Relaxed: who parks fences afterwards; who pushes a request publishes it with release.
+  word.store(((now >> shm::kPollerBits) + 1) << shm::kPollerBits | wanted,
+             std::memory_order_relaxed);
+}
+
+}  // namespace forge::core

@@ -1,0 +1,127 @@
+#include "core/call.h"
+
+#include <forge/payload.h>
+
+#include "core/engine.h"
+
+namespace forge::core {
+namespace {
+
+/// Bytes of an answer, read-only, on loan from a worker.
+struct AnswerStorage final : detail::TensorStorage {
+  AnswerStorage(std::shared_ptr<replicas::AnswerBlock> owner, const std::byte* bytes,
+                std::size_t count)
+      : block(std::move(owner)) {
+    data = const_cast<std::byte*>(bytes);  // frozen: nobody gets a writable span
+    size = count;
+    frozen.store(true, std::memory_order_relaxed);
+  }
+  std::shared_ptr<replicas::AnswerBlock> block;
+};
+
+}  // namespace
+
+Tensor AnswerSource::view(const std::byte* data, std::uint64_t size, DType dtype,
+                          std::span<const std::int64_t> shape) {
+  return Tensor::adopt(std::make_shared<AnswerStorage>(block, data, size), dtype, shape);
+}
+
+Tensor AnswerSource::in_block(std::uint64_t offset, std::uint64_t size, DType dtype,
+                              std::span<const std::int64_t> shape) {
+  const std::size_t start = detail::align_up(head_size, detail::kBlockAlignment);
+  if (!block || start > block->bytes().size() || offset > block->bytes().size() - start ||
+      size > block->bytes().size() - start - offset) {
+    throw InvalidArgument("an answer refers to bytes outside of its block");
+  }
+  return view(block->bytes().data() + start + offset, size, dtype, shape);
+}
+
+Tensor AnswerSource::in_home(std::uint64_t offset, std::uint64_t size, DType dtype,
+                             std::span<const std::int64_t> shape) {
+  const replicas::AnswerMemory* memory = block ? block->memory() : nullptr;
+  if (memory == nullptr || !memory->contains(offset, size)) {
+    throw InvalidArgument("an answer refers to bytes outside of its worker's answer memory");
+  }
+  return view(memory->data() + offset, size, dtype, shape);
+}
+
+std::shared_ptr<const Error> decode_error(Answer& answer, const std::string& where) {
+  try {
+    std::span<const std::byte> blobs;
+    detail::Reader reader(answer.head, blobs, &answer.source);
+    Status status = to_status(*detail::read_error(reader, 0));
+    status.message = where + ": " + status.message;
+    return make_error(status);
+  } catch (const Error& error) {
+    return make_error({ErrorCode::worker_lost,
+                       where + ": the worker's error cannot be read (" + error.what() + ")",
+                       {},
+                       true});
+  }
+}
+
+Call::Call() : AnswerState(nullptr) {}
+
+void Call::begin(std::shared_ptr<Engine> engine, std::size_t shares, std::size_t ranks) {
+  rearm(engine.get());
+  engine_ = std::move(engine);
+  shares_ = shares;
+  ranks_ = ranks;
+  remaining_ = shares;
+  if (answers_.size() < shares * ranks) answers_.resize(shares * ranks);
+}
+
+void Call::refuse(std::shared_ptr<const Error> error) {
+  failure_ = std::move(error);
+  complete();
+}
+
+detail::Reader Call::value(std::size_t share, std::size_t rank) {
+  Answer& answer = answers_[share * ranks_ + rank];
+  if (answer.error) answer.error->raise();
+  std::span<const std::byte> blobs;
+  if (answer.source.block) {
+    const auto bytes = answer.source.block->bytes();
+    blobs = bytes.subspan(
+        std::min(bytes.size(), detail::align_up(answer.head.size(), detail::kBlockAlignment)));
+  }
+  return detail::Reader(answer.head, blobs, &answer.source);
+}
+
+std::shared_ptr<const Error> Call::error(std::size_t share) const {
+  if (failure_) return failure_;
+  for (std::size_t rank = 0; rank < ranks_; ++rank) {
+    if (const auto& answer = answers_[share * ranks_ + rank]; answer.error) return answer.error;
+  }
+  return nullptr;
+}
+
+void Call::dispose() noexcept {
+  for (std::size_t i = 0; i < shares_ * ranks_; ++i) answers_[i].clear();
+  failure_.reset();
+  // The reference goes last: it may be the one that keeps the pool alive.
+  const std::shared_ptr<Engine> engine = std::move(engine_);
+  engine->recycle(*this);
+}
+
+CallPool::~CallPool() {
+  for (Call* list : {free_, returned_.load(std::memory_order_acquire)}) {
+    while (list != nullptr) delete std::exchange(list, list->next);
+  }
+}
+
+Call& CallPool::take() {
+  // Acquire pairs with put(): we see the call as its last user left it.
+  if (free_ == nullptr) free_ = returned_.exchange(nullptr, std::memory_order_acquire);
+  if (free_ == nullptr) return *new Call();
+  return *std::exchange(free_, free_->next);
+}
+
+void CallPool::put(Call& call) {
+  call.next = returned_.load(std::memory_order_relaxed);
+  while (!returned_.compare_exchange_weak(call.next, &call, std::memory_order_release,
+                                          std::memory_order_relaxed)) {
+  }
+}
+
+}  // namespace forge::core

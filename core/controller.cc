@@ -1,0 +1,245 @@
+#include <forge/controller.h>
+#include <forge/payload.h>
+
+#include <cstdlib>
+#include <exception>
+#include <set>
+#include <thread>
+
+#include "core/fork.h"
+#include "core/host.h"
+#include "gpu/devices.h"
+#include "replicas/manifest.h"
+#include "replicas/worker.h"
+#include "shm/threads.h"
+
+namespace forge {
+namespace {
+
+bool init_was_called = false;
+
+[[noreturn]] void invalid(const std::string& text) { throw InvalidArgument(text); }
+
+/// Everything that can be said about options before a process is started.
+void check(const Options& options, const std::string& name) {
+  const std::string who = "service '" + name + "': ";
+  if (options.procs < 1)
+    invalid(who + "procs is " + std::to_string(options.procs) +
+            "; a replica has at least one worker");
+  if (options.num_replicas < 1)
+    invalid(who + "num_replicas is " + std::to_string(options.num_replicas) +
+            "; a service has at least one");
+  if (options.hosts && *options.hosts < 1)
+    invalid(who + "hosts is " + std::to_string(*options.hosts) + "; leave it out");
+  if (options.hosts && *options.hosts > 1) {
+    throw NotSupported(who + "forge serves one host; for " + std::to_string(*options.hosts) +
+                       " hosts run one controller on each and spread calls in your program, or put "
+                       "a cluster scheduler such as Ray above them");
+  }
+  if (options.replica_max_concurrent_requests < 1)
+    invalid(who + "replica_max_concurrent_requests must be at least 1");
+  if (options.max_queued_requests < 1) invalid(who + "max_queued_requests must be at least 1");
+  if (options.arena_bytes < 256 * 1024) {
+    invalid(who + "arena_bytes is " + std::to_string(options.arena_bytes) +
+            "; the least is 262144");
+  }
+  if (options.start_timeout <= std::chrono::nanoseconds::zero())
+    invalid(who + "start_timeout must be positive");
+  if (options.autoscaling.enabled || options.min_replicas || options.max_replicas)
+    throw NotSupported(who + "autoscaling is not there yet; set num_replicas");
+  if (options.spares != 0)
+    throw NotSupported(who + "warm spares are not there yet; leave spares at 0");
+  for (const int cpu : options.cpus) {
+    if (cpu < 0 || cpu >= static_cast<int>(std::thread::hardware_concurrency())) {
+      invalid(who + "cpus names core " + std::to_string(cpu) + "; this machine has 0 to " +
+              std::to_string(std::thread::hardware_concurrency() - 1));
+    }
+  }
+  if (options.with_gpus) {
+    const auto devices = gpu::list_devices();
+    const int wanted = options.procs * options.num_replicas;
+    if (static_cast<int>(devices.size()) < wanted) {
+      std::string found;
+      for (const auto& device : devices)
+        found += (found.empty() ? ": " : ", ") + device.model + " " + device.uuid;
+      throw InsufficientGpus(who + "with_gpus needs " + std::to_string(wanted) +
+                             " devices, this host has " + std::to_string(devices.size()) + found +
+                             "; lower procs or num_replicas, or leave with_gpus out");
+    }
+    throw NotSupported(who + "the CUDA backend is not there yet; leave with_gpus out");
+  }
+}
+
+/// Can a constructor argument of type `given` become `wanted`? Integers may, if their value fits,
+/// which the worker checks.
+bool converts(const std::string& given, const std::string& wanted) {
+  static const std::set<std::string> kIntegers{"i8", "i16", "i32", "i64",
+                                               "u8", "u16", "u32", "u64"};
+  static const std::set<std::string> kNumbers{"f32", "f64"};
+  return given == wanted || (kIntegers.contains(wanted) && kIntegers.contains(given)) ||
+         (kNumbers.contains(wanted) && (kNumbers.contains(given) || kIntegers.contains(given)));
+}
+
+std::string list(const std::vector<std::string>& items) {
+  std::string text;
+  for (const auto& item : items) text += (text.empty() ? "" : ", ") + item;
+  return text;
+}
+
+}  // namespace
+
+std::string_view to_string(LogLevel level) noexcept {
+  constexpr std::string_view kNames[] = {"debug", "info", "warning", "error", "off"};
+  return kNames[static_cast<int>(level)];
+}
+
+std::string_view to_string(ReplicaState state) noexcept {
+  constexpr std::string_view kNames[] = {"uninitialized", "healthy",     "recovering",
+                                         "unhealthy",     "quarantined", "stopped"};
+  return kNames[static_cast<int>(state)];
+}
+
+// ---- ActorFactory
+
+ActorFactory::ActorFactory(std::shared_ptr<core::Host> host,
+                           std::shared_ptr<const replicas::Manifest> manifest, std::string actor,
+                           Options options)
+    : host_(std::move(host)),
+      manifest_(std::move(manifest)),
+      actor_(std::move(actor)),
+      options_(std::move(options)) {}
+
+ActorFactory ActorFactory::options(Options options) const {
+  return {host_, manifest_, actor_, std::move(options)};
+}
+
+detail::Writer& ActorFactory::begin(std::size_t count) const {
+  static thread_local detail::Writer writer;
+  writer.reset();
+  writer.array(static_cast<std::uint32_t>(count));
+  return writer;
+}
+
+void ActorFactory::finish(detail::Writer& writer, Arguments& arguments) {
+  arguments.head_size = writer.head().size();
+  arguments.block.resize(writer.block_size());
+  writer.write_to(arguments.block.data());
+}
+
+std::shared_ptr<core::Engine> ActorFactory::launch(Arguments arguments, bool mesh) const {
+  core::Launch launch;
+  launch.name = options_.name.empty() ? actor_ : options_.name;
+  check(options_, launch.name);
+  const auto& wanted = manifest_->find(actor_)->constructor;
+  bool fits = wanted.size() == arguments.types.size();
+  for (std::size_t i = 0; fits && i < wanted.size(); ++i)
+    fits = converts(arguments.types[i], wanted[i]);
+  if (!fits) {
+    throw SignatureMismatch("actor '" + actor_ + "' is constructed from (" + list(wanted) +
+                            "), but was given (" + list(arguments.types) +
+                            "); pass what its registration names");
+  }
+  launch.plugin = manifest_->plugin;
+  launch.actor = actor_;
+  launch.options = options_;
+  launch.mesh = mesh;
+  launch.manifest = manifest_;
+  launch.arguments = std::move(arguments.block);
+  launch.arguments_head = arguments.head_size;
+  return host_->launch(std::move(launch));
+}
+
+Future<Service> ActorFactory::launch_async(Arguments arguments) const {
+  auto [future, state] = detail::make_promise<Service>();
+  // A thread of its own: starting waits for other processes, which no thread of forge may do.
+  shm::start_thread("forge-start", {},
+                    [self = *this, arguments = std::move(arguments), state = state]() mutable {
+                      state->set(detail::capture(
+                          [&] { return Service(self.launch(std::move(arguments), false)); }));
+                    })
+      .detach();
+  return std::move(future);
+}
+
+// ---- Plugin
+
+Plugin::Plugin(std::shared_ptr<core::Host> host, std::shared_ptr<const replicas::Manifest> manifest)
+    : host_(std::move(host)), manifest_(std::move(manifest)) {}
+
+ActorFactory Plugin::actor(std::string_view name) const {
+  const auto* actor = manifest_->find(name);
+  if (actor == nullptr) {
+    throw UnknownActor("plugin '" + (path().empty() ? std::string("(this program)") : path()) +
+                       "' has no actor '" + std::string(name) + "'; it has: " + list(actors()));
+  }
+  return {host_, manifest_, std::string(name), actor->defaults};
+}
+
+std::vector<std::string> Plugin::actors() const {
+  std::vector<std::string> names;
+  for (const auto& actor : manifest_->actors) names.push_back(actor.name);
+  return names;
+}
+
+const std::string& Plugin::path() const { return manifest_->plugin; }
+
+// ---- Controller
+
+Controller::Controller(ControllerOptions options) : host_(core::Host::create(std::move(options))) {}
+
+Controller::~Controller() {
+  if (!core::leaked_in_fork(host_)) host_->close();
+}
+
+void Controller::shutdown() { host_->close(); }
+
+Plugin Controller::load(const std::string& path) {
+  if (path.empty())
+    throw PluginError(
+        "load() needs the path of a plugin; for actors linked into this program use self()");
+  std::error_code error;
+  const auto absolute = std::filesystem::absolute(path, error);
+  core::Launch launch;
+  launch.name = "describe " + absolute.filename().string();
+  launch.plugin = absolute.string();
+  return describe(std::move(launch));
+}
+
+Plugin Controller::self() {
+  if (!init_was_called) {
+    throw InvalidArgument(
+        "controller.self() needs forge::init(argc, argv) first in main: workers are this same "
+        "program, started again");
+  }
+  core::Launch launch;
+  launch.name = "describe this program";
+  return describe(std::move(launch));
+}
+
+Plugin Controller::describe(core::Launch launch) {
+  launch.options.arena_bytes = 256 * 1024;
+  launch.options.wait = Wait::block;
+  launch.options.start_timeout = std::chrono::minutes(1);
+  auto engine = host_->launch(std::move(launch));
+  const auto bytes = engine->description();
+  engine->shutdown(std::chrono::seconds(1));
+  detail::Reader reader{std::span<const std::byte>(bytes)};
+  return Plugin(host_,
+                std::make_shared<const replicas::Manifest>(replicas::decode_manifest(reader)));
+}
+
+void Controller::register_router(const std::string& name,
+                                 std::function<std::shared_ptr<Router>()> factory) {
+  host_->register_router(name, std::move(factory));
+}
+
+void Controller::on_actor_failure(std::function<void(const ActorFailure&)> callback) {
+  host_->set_actor_failure_callback(std::move(callback));
+}
+
+void init(int argc, char** argv) {
+  if (replicas::wants_worker(argc, argv)) std::exit(replicas::run_worker(argc, argv));
+  init_was_called = true;
+}
+
+}  // namespace forge

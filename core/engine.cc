@@ -1,0 +1,496 @@
+// The way out: a call is admitted, its payload placed, a replica chosen, a descriptor pushed.
+#include "core/engine.h"
+
+#include <cstring>
+
+#include "core/fork.h"
+#include "core/host.h"
+
+namespace forge::core {
+namespace {
+
+/// Copies larger than this are made without the lock.
+constexpr std::size_t kCopyUnlocked = 16 * 1024;
+
+std::uint64_t pack(shm::RequestId id) { return std::uint64_t{id.generation} << 32 | id.entry; }
+shm::RequestId unpack(std::uint64_t id) {
+  return {static_cast<std::uint32_t>(id), static_cast<std::uint32_t>(id >> 32)};
+}
+
+}  // namespace
+
+Result<std::shared_ptr<Engine>> Engine::create(std::shared_ptr<Host> host, Launch launch) {
+  auto arena = Arena::create(launch.name, launch.options.arena_bytes);
+  if (!arena) return arena.error_ptr();
+  auto engine =
+      std::shared_ptr<Engine>(new Engine(std::move(host), std::move(launch), std::move(*arena)));
+  if (engine->launch_.manifest) {
+    engine->actor_ = engine->launch_.manifest->find(engine->launch_.actor);
+    engine->routers_ = engine->host_->make_routers(*engine->actor_, engine->launch_.options);
+  }
+  return engine;
+}
+
+Engine::Engine(std::shared_ptr<Host> host, Launch launch, std::shared_ptr<Arena> arena)
+    : host_(std::move(host)),
+      launch_(std::move(launch)),
+      arena_(std::move(arena)),
+      procs_(static_cast<std::uint32_t>(launch_.options.procs)) {
+  const int replicas = launch_.mesh ? 1 : launch_.options.num_replicas;
+  for (int i = 0; i < replicas; ++i) {
+    units_.push_back(std::make_unique<Unit>());
+    units_.back()->idx = static_cast<std::uint32_t>(i);
+  }
+}
+
+Engine::~Engine() = default;
+
+// ---- binding
+
+detail::EndpointRef Engine::bind(std::string_view endpoint, const std::string& signature,
+                                 bool wants_mesh) {
+  {
+    const Lock lock(mutex_);
+    if (state_ != State::serving)
+      throw Stopped("service '" + launch_.name +
+                    "' has been shut down; it has no endpoints any more");
+  }
+  std::string names;
+  for (std::size_t i = 0; i < actor_->endpoints.size(); ++i) {
+    const auto& candidate = actor_->endpoints[i];
+    names += (names.empty() ? "" : ", ") + candidate.name;
+    if (candidate.name != endpoint) continue;
+    if (candidate.signature != signature) {
+      throw SignatureMismatch("endpoint '" + candidate.name + "' of actor '" + launch_.actor +
+                              "' is " + candidate.signature + ", but it was bound as " + signature +
+                              "; bind the plugin's signature");
+    }
+    const bool first_rank = launch_.mesh || launch_.options.return_first_rank_result;
+    if (wants_mesh == first_rank && !launch_.mesh) {
+      throw SignatureMismatch("endpoint '" + candidate.name + "' of service '" + launch_.name +
+                              (first_rank ? "' answers rank 0's value; bind the plain result, or "
+                                            "set return_first_rank_result = false"
+                                          : "' answers a value per rank (return_first_rank_result "
+                                            "= false); bind forge::ValueMesh<R>(…)"));
+    }
+    return {shared_from_this(), static_cast<std::uint16_t>(i), wants_mesh, {}};
+  }
+  throw UnknownEndpoint("actor '" + launch_.actor + "' has no endpoint '" + std::string(endpoint) +
+                        "'; it has: " + names);
+}
+
+std::string Engine::endpoint_name(std::uint16_t index) const {
+  return actor_ != nullptr && index < actor_->endpoints.size() ? actor_->endpoints[index].name
+                                                               : "?";
+}
+
+std::string Engine::where(const replicas::Entry& entry) const {
+  std::string text = launch_.name + "." + endpoint_name(entry.slot.endpoint);
+  if (entry.replica != replicas::kAnyReplica)
+    text += " on replica " + std::to_string(entry.replica);
+  return text;
+}
+
+// ---- submitting
+
+detail::AnswerState* Engine::submit(const detail::EndpointRef& endpoint, detail::CallMode mode,
+                                    detail::Writer& arguments) {
+  if (in_forked_child()) throw Stopped("forge does not work in a forked child; use exec there");
+  Lock lock(mutex_);
+  Status status = admit(endpoint, mode);
+  Payload* payload = nullptr;
+  if (status.ok()) status = place(lock, arguments, payload);
+  if (!status.ok()) {
+    arguments.reset();  // it may hold on to tensors of the arena
+    return failed(status);
+  }
+  Call* call = nullptr;
+  ++payload->users;  // ours, until all entries have been made
+  status = send_all(endpoint, mode, *payload, call);
+  release(*payload);
+  if (!status.ok()) return failed(status);
+  return call;
+}
+
+Status Engine::admit(const detail::EndpointRef& endpoint, detail::CallMode mode) {
+  if (state_ != State::serving) {
+    return {ErrorCode::stopped, "service '" + launch_.name +
+                                    "' has been shut down; start a new one to call " +
+                                    endpoint_name(endpoint.index)};
+  }
+  if (!endpoint.options.sess_id.empty()) {
+    return {ErrorCode::not_supported, "sessions are not served yet; call " +
+                                          endpoint_name(endpoint.index) + " without sess_id"};
+  }
+  if (endpoint.options.cancel.id != 0) {
+    return {ErrorCode::not_supported, "cancelling is not there yet; call " +
+                                          endpoint_name(endpoint.index) + " without cancel"};
+  }
+  if (mode == detail::CallMode::call_one && procs_ != 1) {
+    return {ErrorCode::invalid_argument, "call_one() needs a mesh of one rank; '" + launch_.name +
+                                             "' has " + std::to_string(procs_) +
+                                             ": use call() or choose()"};
+  }
+  return {};
+}
+
+Status Engine::place(Lock& lock, detail::Writer& arguments, Payload*& payload) {
+  const std::size_t size = arguments.block_size();
+  const auto block = arena_->allocate(size);
+  if (!block) {
+    if (size > arena_->largest()) {
+      return {ErrorCode::payload_too_large, "arguments of " + std::to_string(size) +
+                                                " bytes do not fit the arena of service '" +
+                                                launch_.name + "'; raise arena_bytes (now " +
+                                                std::to_string(launch_.options.arena_bytes) + ")"};
+    }
+    return {ErrorCode::backpressure,
+            "the arena of service '" + launch_.name + "' is full (" +
+                std::to_string(arena_->used()) + " bytes in use, " + std::to_string(size) +
+                " wanted); wait for answers, drop tensors or raise arena_bytes"};
+  }
+  if (free_payloads_.empty()) {
+    payloads_.push_back(std::make_unique<Payload>());
+    free_payloads_.push_back(payloads_.back().get());
+  }
+  payload = free_payloads_.back();
+  free_payloads_.pop_back();
+  payload->block = *block;
+  payload->size = size;
+  payload->head = static_cast<std::uint32_t>(arguments.head().size());
+  payload->users = 0;
+  for (Tensor& tensor : arguments.residents()) {
+    tensor.storage()->frozen.store(true, std::memory_order_relaxed);
+    payload->residents.push_back(std::move(tensor));
+  }
+  if (size <= kCopyUnlocked) {
+    arguments.write_to(arena_->at(*block));
+    return {};
+  }
+  lock.unlock();
+  arguments.write_to(arena_->at(*block));
+  lock.lock();
+  if (state_ == State::serving) return {};
+  ++payload->users;
+  release(*payload);
+  return {ErrorCode::stopped,
+          "service '" + launch_.name + "' was shut down while a call was being made"};
+}
+
+replicas::Entry& Engine::open(const detail::EndpointRef& endpoint, Payload& payload, Call* call,
+                              std::uint32_t part) {
+  replicas::Entry& entry = ledger_.open(0);
+  entry.slot.block = payload.block;
+  entry.slot.block_size = payload.size;
+  entry.slot.head_size = payload.head;
+  entry.slot.endpoint = endpoint.index;
+  entry.idempotent = actor_->endpoints[endpoint.index].options.idempotent;
+  entry.call = call;
+  entry.part = part;
+  entry.payload = &payload;
+  ++payload.users;
+  auto timeout = endpoint.options.timeout;
+  if (timeout <= std::chrono::nanoseconds::zero()) timeout = host_->default_timeout();
+  if (timeout > std::chrono::nanoseconds::zero()) set_deadline(entry, timeout);
+  return entry;
+}
+
+Status Engine::send_all(const detail::EndpointRef& endpoint, detail::CallMode mode,
+                        Payload& payload, Call*& call) {
+  using detail::CallMode;
+  if (mode == CallMode::route) {
+    call = &calls_.take();
+    call->begin(shared_from_this(), 1, procs_);
+    replicas::Entry& entry = open(endpoint, payload, call, 0);
+    Status status = route_one(entry, endpoint.options.key);
+    if (status.ok()) return status;
+    close(entry);
+    call->settle();
+    call->complete();
+    call->abandon();
+    return status;
+  }
+  if (mode == CallMode::fanout) {
+    if (healthy_.empty()) {
+      return {ErrorCode::no_healthy_replicas,
+              "fanout of " + launch_.name + "." + endpoint_name(endpoint.index) +
+                  ": no replica is healthy now; wait for one or use route()"};
+    }
+    call = &calls_.take();
+    call->begin(shared_from_this(), healthy_.size(), procs_);
+    std::uint32_t part = 0;
+    for (const forge::Replica& replica : healthy_) {
+      replicas::Entry& entry = open(endpoint, payload, call, part);
+      entry.home = replica.idx;
+      enqueue(entry, *units_[replica.idx]);
+      part += procs_;
+    }
+    return {};
+  }
+  Unit& unit = *units_[0];
+  if (unit.state != ReplicaState::healthy) {
+    return {ErrorCode::worker_lost,
+            "actor mesh '" + launch_.name + "' has lost a rank (" + unit.failure +
+                "); meshes do not recover: start a new one, or use as_service",
+            {},
+            false};
+  }
+  const bool one = mode == CallMode::choose;
+  if (mode != CallMode::broadcast) {
+    call = &calls_.take();
+    call->begin(shared_from_this(), 1, one ? 1 : procs_);
+  }
+  replicas::Entry& entry = open(endpoint, payload, call, 0);
+  entry.home = 0;
+  if (one) {  // the least outstanding; equal ones in turn
+    entry.rank = next_rank_++ % procs_;
+    for (std::uint32_t i = 0; i < procs_; ++i) {
+      if (unit.ranks[i].channel->outstanding() < unit.ranks[entry.rank].channel->outstanding())
+        entry.rank = i;
+    }
+  }
+  enqueue(entry, unit);
+  return {};
+}
+
+detail::AnswerState* Engine::failed(const Status& status) {
+  Call& call = calls_.take();
+  call.begin(shared_from_this(), 0, 0);
+  call.refuse(make_error(status));
+  return &call;
+}
+
+// ---- routing
+
+Status Engine::route_one(replicas::Entry& entry, std::string_view key) {
+  Status status;
+  if (Unit* unit = choose(entry, key, status)) {
+    enqueue(entry, *unit);
+    return {};
+  }
+  if (!status.ok()) return status;
+  if (!anything_can_come_back()) {
+    std::string reason = units_[0]->failure.empty() ? "" : " (" + units_[0]->failure + ")";
+    return {ErrorCode::unavailable, "no replica of service '" + launch_.name + "' can come back" +
+                                        reason + "; start a new service"};
+  }
+  replicas::append(waiting_, entry);
+  return {};
+}
+
+Engine::Unit* Engine::choose(const replicas::Entry& entry, std::string_view key, Status& status) {
+  if (healthy_.empty()) return nullptr;
+  Router& router = *routers_[entry.slot.endpoint];
+  if (router.wants_load()) refresh_load();
+  static const std::map<std::string, std::uint32_t, std::less<>> kNoSessions;
+  const std::string& name = actor_->endpoints[entry.slot.endpoint].name;
+  try {
+    const forge::Replica& chosen = router.get_replica(healthy_, {name, {}, kNoSessions, key});
+    if (&chosen < healthy_.data() || &chosen >= healthy_.data() + healthy_.size()) {
+      status = {ErrorCode::invalid_argument,
+                "the router of endpoint '" + name +
+                    "' returned a replica that is not an element of `healthy`"};
+      return nullptr;
+    }
+    Unit& unit = *units_[chosen.idx];
+    // Only new requests are bound by the limit; one that moved after a death has waited already.
+    const auto limit = static_cast<std::size_t>(launch_.options.max_queued_requests +
+                                                launch_.options.replica_max_concurrent_requests);
+    if (entry.slot.attempt == 0 && unit.load() >= limit) {
+      status = {ErrorCode::backpressure, "replica " + std::to_string(unit.idx) + " of service '" +
+                                             launch_.name + "' has " + std::to_string(unit.load()) +
+                                             " requests (max_queued_requests " +
+                                             std::to_string(launch_.options.max_queued_requests) +
+                                             "); slow down or add replicas"};
+      return nullptr;
+    }
+    return &unit;
+  } catch (const std::exception& error) {
+    status = {ErrorCode::invalid_argument,
+              "the router of endpoint '" + name + "' threw: " + error.what()};
+  } catch (...) {
+    status = {ErrorCode::invalid_argument,
+              "the router of endpoint '" + name + "' threw something that is no exception"};
+  }
+  return nullptr;
+}
+
+void Engine::refresh_load() {
+  for (forge::Replica& replica : healthy_) {
+    const Unit& unit = *units_[replica.idx];
+    replica.active_requests = unit.in_flight.size();
+    replica.queue_depth = unit.queue.size();
+    replica.current_load = static_cast<double>(unit.load());
+    replica.capacity_utilization =
+        std::min(1.0, static_cast<double>(unit.in_flight.size()) /
+                          launch_.options.replica_max_concurrent_requests);
+  }
+}
+
+void Engine::enqueue(replicas::Entry& entry, Unit& unit) {
+  if (unit.queue.empty() && can_send(entry, unit)) {
+    send(entry, unit);
+    return;
+  }
+  replicas::append(unit.queue, entry);
+}
+
+bool Engine::can_send(const replicas::Entry& entry, Unit& unit) const {
+  if (unit.state != ReplicaState::healthy && entry.slot.kind != shm::RequestKind::setup)
+    return false;
+  if (entry.rank != replicas::kAllRanks) return unit.ranks[entry.rank].channel->has_room();
+  for (const Rank& rank : unit.ranks) {
+    if (!rank.channel->has_room()) return false;
+  }
+  return true;
+}
+
+void Engine::send(replicas::Entry& entry, Unit& unit) {
+  expect_answers();
+  const bool all = entry.rank == replicas::kAllRanks;
+  ledger_.sent(entry, unit.idx, unit.incarnation, all ? procs_ : 1);
+  // Nothing can fail from here on, and only this process takes a call back: it enters all rings or,
+  // above, none.
+  for (std::uint32_t rank = all ? 0 : entry.rank; rank < (all ? procs_ : entry.rank + 1); ++rank) {
+    entry.positions.push_back(unit.ranks[rank].channel->push(entry.slot));
+  }
+  replicas::append(unit.in_flight, entry);
+  ++outstanding_;
+  for (std::uint32_t rank = all ? 0 : entry.rank; rank < (all ? procs_ : entry.rank + 1); ++rank) {
+    unit.ranks[rank].channel->wake_worker();
+  }
+}
+
+void Engine::pump(Unit& unit) {
+  while (!unit.queue.empty() && can_send(unit.queue.front(), unit)) {
+    replicas::Entry& entry = unit.queue.front();
+    replicas::unlink(entry);
+    send(entry, unit);
+  }
+}
+
+void Engine::dispatch_waiting() {
+  for (std::size_t count = waiting_.size(); count > 0; --count) {
+    replicas::Entry& entry = waiting_.front();
+    replicas::unlink(entry);
+    if (Status status = route_one(entry, {}); !status.ok()) {
+      fail(entry, status);
+      close(entry);
+    }
+  }
+}
+
+bool Engine::anything_can_come_back() const {
+  for (const auto& unit : units_) {
+    if (unit->state != ReplicaState::quarantined && unit->state != ReplicaState::stopped)
+      return true;
+  }
+  return false;
+}
+
+// ---- ending
+
+void Engine::fail(replicas::Entry& entry, const Status& status) {
+  auto* call = static_cast<Call*>(entry.call);
+  if (call == nullptr) return;
+  entry.call = nullptr;
+  call->answer(entry.part).error = make_error(status);
+  if (call->settle()) call->complete();
+}
+
+void Engine::drop(replicas::Entry& entry, const Status& status) {
+  replicas::unlink(entry);
+  fail(entry, status);
+  close(entry);
+}
+
+void Engine::close(replicas::Entry& entry) {
+  if (auto* payload = static_cast<Payload*>(entry.payload)) release(*payload);
+  ledger_.close(entry);
+  if (state_ != State::serving) changed_.notify_all();
+}
+
+void Engine::release(Payload& payload) {
+  if (--payload.users != 0) return;
+  payload.residents.clear();
+  arena_->free(payload.block);
+  free_payloads_.push_back(&payload);
+}
+
+void Engine::recycle(Call& call) { calls_.put(call); }
+
+Tensor Engine::allocate(DType dtype, const std::vector<std::int64_t>& shape) {
+  std::size_t bytes = size_of(dtype);
+  for (const std::int64_t dim : shape) {
+    if (dim < 0 || __builtin_mul_overflow(bytes, static_cast<std::size_t>(dim), &bytes)) {
+      throw InvalidArgument(
+          "a tensor's dimensions must be positive and its bytes fit the memory; got dimension " +
+          std::to_string(dim));
+    }
+  }
+  const Lock lock(mutex_);
+  if (state_ != State::serving)
+    throw Stopped("service '" + launch_.name + "' has been shut down; it has no arena any more");
+  if (bytes > arena_->largest()) {
+    throw PayloadTooLarge("a tensor of " + std::to_string(bytes) +
+                          " bytes does not fit the arena of service '" + launch_.name +
+                          "'; raise arena_bytes (now " +
+                          std::to_string(launch_.options.arena_bytes) + ")");
+  }
+  auto tensor = arena_->allocate_tensor(dtype, shape, bytes);
+  if (!tensor) {
+    throw Backpressure("the arena of service '" + launch_.name + "' is full (" +
+                       std::to_string(arena_->used()) +
+                       " bytes in use); drop tensors, wait for answers or raise arena_bytes");
+  }
+  return std::move(*tensor);
+}
+
+// ---- deadlines
+
+void Engine::set_deadline(replicas::Entry& entry, std::chrono::nanoseconds timeout) {
+  const auto at = (SteadyClock::now() + timeout).time_since_epoch();
+  entry.slot.deadline_ns = std::chrono::duration_cast<std::chrono::nanoseconds>(at).count();
+  if (deadlines_.size() > 1024 && deadlines_.size() > 2 * ledger_.open_entries()) {
+    decltype(deadlines_) live;  // most belong to calls that have long been answered
+    for (; !deadlines_.empty(); deadlines_.pop()) {
+      if (ledger_.find(unpack(deadlines_.top().second)) != nullptr) live.push(deadlines_.top());
+    }
+    deadlines_ = std::move(live);
+  }
+  deadlines_.emplace(entry.slot.deadline_ns, pack(entry.slot.id));
+  if (entry.slot.deadline_ns < next_deadline_.load(std::memory_order_relaxed)) {
+    next_deadline_.store(entry.slot.deadline_ns, std::memory_order_relaxed);
+    host_->engine_thread().wake_before(entry.slot.deadline_ns);
+  }
+}
+
+void Engine::expire(SteadyTime now) {
+  const auto now_ns =
+      std::chrono::duration_cast<std::chrono::nanoseconds>(now.time_since_epoch()).count();
+  for (; !deadlines_.empty() && deadlines_.top().first <= now_ns; deadlines_.pop()) {
+    replicas::Entry* entry = ledger_.find(unpack(deadlines_.top().second));
+    if (entry == nullptr) continue;
+    const bool queued = entry->state == replicas::EntryState::queued;
+    const Status late{ErrorCode::deadline_exceeded,
+                      where(*entry) +
+                          (queued ? " was not started before its deadline"
+                                  : " was not answered before its deadline; it may still run") +
+                          "; raise the timeout or add replicas"};
+    if (!queued) {
+      fail(*entry, late);  // the entry stays until its worker lets go of the payload
+    } else {
+      drop(*entry, late);
+    }
+  }
+  next_deadline_.store(deadlines_.empty() ? INT64_MAX : deadlines_.top().first,
+                       std::memory_order_relaxed);
+}
+
+std::optional<SteadyTime> Engine::next_deadline() {
+  const std::int64_t at = next_deadline_.load(std::memory_order_relaxed);
+  if (at == INT64_MAX) return std::nullopt;
+  return SteadyTime(std::chrono::nanoseconds(at));
+}
+
+}  // namespace forge::core

@@ -1,0 +1,268 @@
+// The engine of one service or mesh: takes calls, routes them, fetches answers, survives deaths.
+//
+// Reading order: engine.cc (a call on its way out), poll.cc (its answer on its way in, and who
+// waits how), lifecycle.cc (start, shutdown), recovery.cc (deaths, replay).
+//
+// Thread safety: one lock, mutex_. Fields marked [lock] need it; [role] belongs to whoever holds
+// the poller's role; the rest is constant or atomic. The watchdog thread enters through
+// spawn(), prepare() and on_exit().
+//
+// Invariants
+//   E1  Every entry in the ledger is in exactly one list: waiting_, a unit's queue or its in_flight.
+//   E2  A call is completed once: when its last share settles. An entry whose share has been settled
+//       early (deadline, shutdown) has call == nullptr.
+//   E3  While entries are in flight, somebody will look at their answers: a caller holds the role, or
+//       the engine thread attends, or the poller word tells the workers to ring.
+//   E4  A descriptor is pushed only to replicas that are healthy, or (setup) starting; it enters all
+//       ranks' rings or none.
+#pragma once
+
+#include <forge/controller.h>
+
+#include <atomic>
+#include <chrono>
+#include <condition_variable>
+#include <functional>
+#include <memory>
+#include <mutex>
+#include <queue>
+#include <string>
+#include <vector>
+
+#include "core/arena.h"
+#include "core/call.h"
+#include "replicas/channel.h"
+#include "replicas/ledger.h"
+#include "replicas/manifest.h"
+#include "replicas/spawner.h"
+#include "replicas/supervisor.h"
+
+namespace forge::core {
+
+class Host;
+using SteadyClock = std::chrono::steady_clock;
+using SteadyTime = SteadyClock::time_point;
+
+/// What an engine serves.
+struct Launch {
+  std::string name;
+  std::string plugin;  ///< path; empty: linked-in actors
+  std::string actor;   ///< empty: only describe the plugin
+  std::string worker_path;
+  Options options;
+  bool mesh = false;
+  std::shared_ptr<const replicas::Manifest> manifest;  ///< empty when describing
+  std::vector<std::byte> arguments;  ///< of the constructor: head and out-of-band bytes
+  std::size_t arguments_head = 0;
+};
+
+/// What the engine thread should do next for this engine.
+enum class Attention { none, watch, spin };
+
+class Engine final : public detail::Driver, public std::enable_shared_from_this<Engine> {
+ public:
+  static Result<std::shared_ptr<Engine>> create(std::shared_ptr<Host> host, Launch launch);
+  ~Engine();
+
+  /// Starts all replicas and waits until every one is up. On failure everything is down again.
+  Status start();
+  /// Refuses new calls; with grace, lets the old ones finish; then stops. Idempotent.
+  void shutdown(std::chrono::nanoseconds grace);
+
+  // ---- calls (engine.cc)
+  detail::EndpointRef bind(std::string_view endpoint, const std::string& signature,
+                           bool wants_mesh);
+  detail::AnswerState* submit(const detail::EndpointRef& endpoint, detail::CallMode mode,
+                              detail::Writer& arguments);
+  Tensor allocate(DType dtype, const std::vector<std::int64_t>& shape);
+  const void* home() const { return arena_.get(); }
+  void recycle(Call& call);
+
+  // ---- waiting (poll.cc)
+  bool wait(detail::FutureState& state, std::optional<SteadyTime> until) override;
+  Attention attend(SteadyTime now);
+  /// Words the engine thread sleeps on.
+  void append_bells(std::vector<shm::WaitWord>& words);
+  std::optional<SteadyTime> next_deadline();
+
+  // ---- looking in
+  const Launch& launch() const { return launch_; }
+  std::chrono::nanoseconds grace() const;  ///< what shutdown() should be given normally
+  std::vector<ReplicaStatus> replicas();
+  std::vector<std::byte> description();  ///< the encoded manifest, after a start without an actor
+  ServiceCounters counters();
+
+ private:
+  using Lock = std::unique_lock<std::mutex>;
+
+  enum class State { serving, draining, closed };
+  enum class Role : std::uint32_t { free, caller, engine };
+
+  /// Encoded arguments in the arena, shared by the entries that carry them.
+  struct Payload {
+    std::uint64_t block = 0;
+    std::uint64_t size = 0;
+    std::uint32_t head = 0;
+    std::uint32_t users = 0;
+    std::vector<Tensor> residents;  // arena tensors the arguments refer to
+  };
+
+  struct Rank {
+    std::shared_ptr<replicas::Channel> channel;
+    replicas::Process process;
+    bool alive = false;  // started, or about to be, and not reaped
+  };
+
+  struct Unit {  // one replica
+    std::uint32_t idx = 0;
+    ReplicaState state = ReplicaState::uninitialized;
+    std::uint64_t incarnation = 0;
+    std::vector<Rank> ranks;
+    std::vector<std::shared_ptr<replicas::Channel>>
+        prepared;                   // control files of the next incarnation
+    replicas::EntryList queue;      // waiting for this replica
+    replicas::EntryList in_flight;  // in push order
+    replicas::RestartHistory history;
+    bool answered = false;  // this incarnation has answered a call
+    bool fenced = false;    // its ranks are being killed by us
+    std::string failure;    // why it is not there
+    // Of the incarnation that is dying:
+    Status setup_error;
+    std::string first_exit;
+    std::uint32_t failed_rank = 0;
+    bool killed_from_outside = false;
+    bool was_healthy = false;
+    std::size_t load() const { return queue.size() + in_flight.size(); }
+  };
+
+  struct PollMember {
+    Unit* unit;
+    std::uint32_t rank;
+    std::uint64_t incarnation;
+    std::shared_ptr<replicas::Channel> channel;
+  };
+  using PollSet = std::vector<PollMember>;
+
+  Engine(std::shared_ptr<Host> host, Launch launch, std::shared_ptr<Arena> arena);
+  std::string where(const replicas::Entry& entry) const;
+  std::string endpoint_name(std::uint16_t index) const;
+
+  // engine.cc [lock]
+  Status place(Lock& lock, detail::Writer& arguments, Payload*& payload);
+  Status admit(const detail::EndpointRef& endpoint, detail::CallMode mode);
+  Status send_all(const detail::EndpointRef& endpoint, detail::CallMode mode, Payload& payload,
+                  Call*& call);
+  Status route_one(replicas::Entry& entry, std::string_view key);
+  Unit* choose(const replicas::Entry& entry, std::string_view key, Status& status);
+  replicas::Entry& open(const detail::EndpointRef& endpoint, Payload& payload, Call* call,
+                        std::uint32_t part);
+  void refresh_load();
+  void enqueue(replicas::Entry& entry, Unit& unit);
+  bool can_send(const replicas::Entry& entry, Unit& unit) const;
+  void send(replicas::Entry& entry, Unit& unit);
+  void pump(Unit& unit);
+  void dispatch_waiting();
+  void close(replicas::Entry& entry);
+  void release(Payload& payload);
+  /// Settles the entry's share with an error; the entry itself stays.
+  void fail(replicas::Entry& entry, const Status& status);
+  /// fail(), and the entry leaves its list and is closed.
+  void drop(replicas::Entry& entry, const Status& status);
+  detail::AnswerState* failed(const Status& status);
+  void set_deadline(replicas::Entry& entry, std::chrono::nanoseconds timeout);
+  void expire(SteadyTime now);
+  bool anything_can_come_back() const;
+
+  // poll.cc
+  bool any_ready();  // [role]
+  void refresh_role_set();
+  bool lead(detail::FutureState& state, std::optional<SteadyTime> until);
+  void leave_role(Lock& lock);
+  void hand_over(Lock& lock);
+  static bool ready(const PollSet& set);
+  void park_as_caller(detail::FutureState& state, std::optional<SteadyTime> until);
+  void follow(detail::FutureState& state, std::optional<SteadyTime> until);
+  std::size_t drain();                                     // [lock]
+  void drain_channel(PollMember& member, std::size_t& n);  // [lock]
+  void on_answer(PollMember& member, const shm::ResponseSlot& slot);
+  void store(Answer& answer, replicas::Entry& entry, replicas::Channel& channel,
+             const shm::ResponseSlot& slot);
+  void expect_answers();    // [lock] E3, before a push
+  void poll_set_changed();  // [lock]
+
+  // lifecycle.cc [lock], but for spawn(), prepare() and on_exit(), which the watchdog thread enters
+  // without it
+  Status make_channels(std::uint32_t replica, std::uint64_t incarnation,
+                       std::vector<std::shared_ptr<replicas::Channel>>& out) const;
+  void launch_replica(Unit& unit);
+  void spawn(Unit& unit, std::uint64_t incarnation);
+  void prepare(Unit& unit, std::uint64_t incarnation);
+  void setup_failed(Unit& unit, const Status& status);
+  void cannot_start(Unit& unit, const Status& status);
+  void send_setup(Unit& unit);
+  void setup_answered(Unit& unit, std::uint32_t rank, const shm::ResponseSlot& slot);
+  void setup_finished(Unit& unit);
+  void on_exit(Unit& unit, std::uint64_t incarnation, std::uint32_t rank,
+               const replicas::ExitInfo& exit);
+  void rank_gone(Unit& unit, std::uint32_t rank);
+  void violated(Unit& unit, std::uint32_t rank);  ///< a worker wrote what no worker writes
+  void fence(Unit& unit);                         ///< kills what still lives of it
+  void bury(Unit& unit);                          ///< all ranks are reaped: drain, sort, replace
+  bool was_started(const Unit& unit, const replicas::Entry& entry) const;
+  void sort_out(Unit& unit);
+  void schedule_restart(Unit& unit, const replicas::Death& death);
+  void reset_life(Unit& unit);
+  void mourn_mesh(Unit& unit);
+  void fail_everything(const Status& status);
+  void update_healthy();
+  void stop_workers(bool at_once);
+
+  const std::shared_ptr<Host> host_;
+  const Launch launch_;
+  const std::shared_ptr<Arena> arena_;
+  const replicas::ActorManifest* actor_ = nullptr;
+  const std::uint32_t procs_;
+
+  std::mutex mutex_;
+  std::condition_variable changed_;  // a replica's state, the last open entry, the last process
+  State state_ = State::serving;     // [lock]
+  bool starting_ = true;             // [lock] start() has not returned: a death is its error
+  Status start_error_;               // [lock]
+  replicas::Ledger ledger_;          // [lock]
+  CallPool calls_;
+  std::vector<std::unique_ptr<Payload>> payloads_;  // [lock] all of them
+  std::vector<Payload*> free_payloads_;             // [lock]
+  std::vector<std::unique_ptr<Unit>> units_;        // fixed number; contents [lock]
+  std::vector<forge::Replica> healthy_;             // [lock] what routers see
+  std::vector<std::shared_ptr<Router>> routers_;    // [lock] by endpoint
+  replicas::EntryList waiting_;                     // [lock] for any replica to come up
+  std::size_t outstanding_ = 0;                     // [lock] entries in flight
+  std::size_t processes_ = 0;           // [lock] started and not reaped, or being started
+  ServiceCounters counters_;            // [lock]
+  std::uint32_t next_rank_ = 0;         // [lock] choose()
+  Payload setup_;                       // [lock] as long as the service
+  std::vector<std::byte> description_;  // [lock]
+
+  using Deadline = std::pair<std::int64_t, std::uint64_t>;  // time, request id packed
+  std::priority_queue<Deadline, std::vector<Deadline>, std::greater<>>
+      deadlines_;  // [lock] lazily purged
+  std::atomic<std::int64_t> next_deadline_{INT64_MAX};
+
+  std::atomic<Role> role_{Role::free};
+  bool attended_ = false;         // [lock] the engine thread has promised to look again soon
+  std::uint64_t polls_ = 0;       // [lock] by callers
+  std::uint64_t seen_polls_ = 0;  // [lock] by the engine thread
+  SteadyTime progress_{};         // [lock] when the engine thread last found something
+  SteadyTime caller_active_{};    // [lock]
+
+  std::shared_ptr<PollSet> poll_set_ = std::make_shared<PollSet>();  // [lock]
+  std::atomic<std::uint64_t> poll_version_{1};
+  std::shared_ptr<PollSet> role_set_;  // [role]
+  std::uint64_t role_version_ = 0;     // [role]
+
+  shm::Word kick_{0};        // changes when the parked caller must look at a new poll set
+  shm::Word succession_{0};  // changes when a poller leaves and somebody must follow
+  std::atomic<std::uint32_t> followers_{0};
+};
+
+}  // namespace forge::core

@@ -1,0 +1,124 @@
+#include "core/engine_thread.h"
+
+#include <poll.h>
+#include <sched.h>
+#include <sys/eventfd.h>
+#include <time.h>
+#include <unistd.h>
+
+#include <forge/error.h>
+#include <algorithm>
+
+#include "core/engine.h"
+#include "core/fork.h"
+#include "shm/threads.h"
+#include "shm/wait_strategy.h"
+
+namespace forge::core {
+namespace {
+constexpr std::chrono::microseconds kTick{500};
+}
+
+EngineThread::EngineThread(const std::vector<int>& cpus)
+    : event_(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)), by_eventfd_(!shm::has_futex_waitv()) {
+  if (!event_)
+    throw Unavailable("eventfd: the process has no descriptor left; raise its limit (ulimit -n)");
+  thread_ = shm::start_thread("forge-engine", cpus, [this] { run(); });
+}
+
+void EngineThread::stop() {
+  if (!thread_.joinable()) return;
+  stop_.store(true);
+  wake();
+  thread_.join();
+}
+
+void EngineThread::add(std::shared_ptr<Engine> engine) {
+  const std::lock_guard lock(mutex_);
+  engines_.push_back(std::move(engine));
+  ++version_;
+}
+
+void EngineThread::remove(const Engine* engine) {
+  std::unique_lock lock(mutex_);
+  std::erase_if(engines_, [&](const auto& other) { return other.get() == engine; });
+  const std::uint64_t version = ++version_;
+  if (thread_.get_id() == std::this_thread::get_id()) return;
+  while (seen_ < version && !stop_.load()) {
+    lock.unlock();
+    wake();
+    std::this_thread::sleep_for(std::chrono::microseconds(100));
+    lock.lock();
+  }
+}
+
+void EngineThread::wake() {
+  shm::ring(kick_, shm::Scope::priv);
+  if (by_eventfd()) (void)!::eventfd_write(event_.get(), 1);
+}
+
+void EngineThread::wake_before(std::int64_t deadline_ns) {
+  if (deadline_ns < awake_at_.load(std::memory_order_relaxed)) wake();
+}
+
+void EngineThread::run() {
+  std::vector<std::shared_ptr<Engine>> engines;
+  std::vector<shm::WaitWord> words;
+  while (!stop_.load(std::memory_order_relaxed)) {
+    words.clear();
+    // The bells are read before the engines are attended: a ring in between keeps us from sleeping.
+    words.push_back({&kick_, kick_.load(std::memory_order_acquire), shm::Scope::priv});
+    engines.clear();  // drop what remove() waits for before telling it so
+    {
+      const std::lock_guard lock(mutex_);
+      engines = engines_;
+      seen_ = version_;
+    }
+    for (const auto& engine : engines) engine->append_bells(words);
+    // Sticky: a service that once had many workers may have them again.
+    if (words.size() > shm::kMaxWaitWords) by_eventfd_.store(true);
+
+    // From here until we say otherwise, every new deadline has to wake us: we may have looked
+    // already.
+    awake_at_.store(INT64_MAX, std::memory_order_seq_cst);
+    const auto now = SteadyClock::now();
+    Attention most = Attention::none;
+    auto until = SteadyTime::max();
+    for (const auto& engine : engines) {
+      most = std::max(most, engine->attend(now));
+      if (const auto deadline = engine->next_deadline()) until = std::min(until, *deadline);
+    }
+    if (most == Attention::spin) {
+      shm::cpu_pause();
+      ::sched_yield();
+      continue;
+    }
+    if (most == Attention::watch) until = std::min(until, now + kTick);
+    const bool forever = until == SteadyTime::max();
+    awake_at_.store(forever ? INT64_MAX : until.time_since_epoch().count(),
+                    std::memory_order_relaxed);
+    sleep(words, forever ? std::nullopt : std::optional(until));
+  }
+}
+
+void EngineThread::sleep(const std::vector<shm::WaitWord>& words,
+                         std::optional<shm::SteadyTime> until) {
+  if (!by_eventfd()) {
+    shm::futex_wait_any(words, until);
+    return;
+  }
+  timespec limit{};
+  if (until) {
+    const auto left = std::max(std::chrono::nanoseconds(0),
+                               std::chrono::nanoseconds(*until - SteadyClock::now()));
+    limit = {static_cast<time_t>(left.count() / 1'000'000'000),
+             static_cast<long>(left.count() % 1'000'000'000)};
+  }
+  pollfd event{event_.get(), POLLIN, 0};
+  if (::ppoll(&event, 1, until ? &limit : nullptr, nullptr) > 0) {
+    eventfd_t count = 0;
+    (void)!::eventfd_read(event_.get(), &count);
+  }
+}
+
+}  // namespace forge::core

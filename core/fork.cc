@@ -1,0 +1,20 @@
+#include "core/fork.h"
+
+#include <pthread.h>
+
+#include <atomic>
+#include <mutex>
+
+namespace forge::core {
+namespace {
+std::atomic<bool> forked{false};
+}
+
+bool in_forked_child() { return forked.load(std::memory_order_relaxed); }
+
+void watch_forks() {
+  static std::once_flag once;
+  std::call_once(once, [] { pthread_atfork(nullptr, nullptr, [] { forked.store(true); }); });
+}
+
+}  // namespace forge::core

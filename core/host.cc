@@ -1,0 +1,168 @@
+#include "core/host.h"
+
+#include <dlfcn.h>
+#include <unistd.h>
+
+#include <cstdio>
+#include <cstdlib>
+#include <filesystem>
+
+#include "core/fork.h"
+#include "gpu/devices.h"
+#include "replicas/worker.h"
+
+namespace forge::core {
+namespace {
+
+namespace fs = std::filesystem;
+
+/// The folder libforge-serve lies in.
+fs::path library_folder() {
+  Dl_info info{};
+  ::dladdr(reinterpret_cast<void*>(&library_folder), &info);
+  std::error_code ignored;
+  return fs::canonical(info.dli_fname == nullptr ? "" : info.dli_fname, ignored).parent_path();
+}
+
+bool executable(const fs::path& path) { return ::access(path.c_str(), X_OK) == 0; }
+
+}  // namespace
+
+std::shared_ptr<Host> Host::create(ControllerOptions options) {
+  watch_forks();
+  return std::make_shared<Host>(std::move(options));
+}
+
+Host::Host(ControllerOptions options)
+    : options_(std::move(options)),
+      callbacks_(CallbackThread::acquire()),
+      routers_{{"round_robin", [] { return std::make_shared<RoundRobinRouter>(); }},
+               {"least_loaded", [] { return std::make_shared<LeastLoadedRouter>(); }},
+               {"power_of_two_choices", [] { return std::make_shared<PowerOfTwoRouter>(); }},
+               {"hash", [] { return std::make_shared<HashRouter>(); }}},
+      engine_thread_(options_.cpus) {}
+
+std::shared_ptr<Engine> Host::launch(Launch launch) {
+  if (in_forked_child())
+    throw Stopped(
+        "forge does not work in a forked child; use exec or start a new controller there");
+  launch.worker_path = worker_path(launch.plugin);
+  auto engine = std::move(Engine::create(shared_from_this(), std::move(launch))).value();
+  {
+    const std::lock_guard lock(mutex_);
+    if (closed_) throw Stopped("the controller has been shut down; make a new one");
+    engines_.push_back(engine);
+  }
+  if (const Status status = engine->start(); !status.ok()) throw_status(status);
+  return engine;
+}
+
+void Host::forget(const Engine* engine) {
+  const std::lock_guard lock(mutex_);
+  std::erase_if(engines_, [&](const auto& other) { return other.get() == engine; });
+}
+
+void Host::close() {
+  const std::lock_guard closing(close_mutex_);
+  std::vector<std::shared_ptr<Engine>> engines;
+  {
+    const std::lock_guard lock(mutex_);
+    closed_ = true;
+    engines = engines_;
+  }
+  for (const auto& engine : engines) engine->shutdown(options_.shutdown_grace);
+  // Whoever drops the last reference to us, on whatever thread, finds nothing left to wait for.
+  watchdog_.stop();
+  engine_thread_.stop();
+}
+
+std::string Host::worker_path(const std::string& plugin) const {
+  if (plugin.empty()) return "/proc/self/exe";  // linked-in actors live in this program
+  if (!options_.worker_path.empty()) {
+    if (!executable(options_.worker_path))
+      throw PluginError("worker_path '" + options_.worker_path + "' is not an executable file");
+    return options_.worker_path;
+  }
+  const fs::path folder = library_folder();
+  for (const char* place :
+       {"forge-worker", "../bin/forge-worker", "../libexec/forge/forge-worker"}) {
+    if (executable(folder / place)) return (folder / place).lexically_normal();
+  }
+  const char* named = std::getenv("FORGE_WORKER");
+  if (named != nullptr && executable(named)) return named;
+  throw PluginError("there is no forge-worker beside " + folder.string() +
+                    " nor in $FORGE_WORKER; install forge, or set ControllerOptions::worker_path");
+}
+
+void Host::log(LogLevel level, const std::string& text) {
+  if (level < options_.log_level || options_.log_level == LogLevel::off) return;
+  const std::lock_guard lock(log_mutex_);
+  if (options_.on_log) {
+    options_.on_log(level, text);
+    return;
+  }
+  std::fprintf(stderr, "forge [%s] %s\n", std::string(to_string(level)).c_str(), text.c_str());
+}
+
+void Host::set_actor_failure_callback(std::function<void(const ActorFailure&)> callback) {
+  const std::lock_guard lock(mutex_);
+  on_failure_ = std::move(callback);
+}
+
+void Host::report_actor_failure(ActorFailure failure) {
+  CallbackThread::post([self = shared_from_this(), failure = std::move(failure)] {
+    std::function<void(const ActorFailure&)> callback;
+    {
+      const std::lock_guard lock(self->mutex_);
+      callback = self->on_failure_;
+    }
+    if (callback) {
+      callback(failure);
+    } else {
+      self->log(LogLevel::error, "actor mesh '" + failure.mesh + "': " + failure.reason +
+                                     "; set controller.on_actor_failure to stop the job");
+    }
+  });
+}
+
+void Host::register_router(const std::string& name,
+                           std::function<std::shared_ptr<Router>()> factory) {
+  if (name.empty() || !factory) throw InvalidArgument("register_router needs a name and a factory");
+  const std::lock_guard lock(mutex_);
+  if (!routers_.emplace(name, std::move(factory)).second) {
+    throw InvalidArgument("there is a router '" + name + "' already; choose another name");
+  }
+}
+
+std::vector<std::shared_ptr<Router>> Host::make_routers(const replicas::ActorManifest& actor,
+                                                        const Options& options) {
+  for (const auto& [name, router] : options.routers) {
+    if (!router || !actor.index_of(name)) {
+      throw UnknownEndpoint("options.routers names '" + name +
+                            "', which is no endpoint of actor '" + actor.name +
+                            "', or holds no router");
+    }
+  }
+  const std::lock_guard lock(mutex_);
+  std::vector<std::shared_ptr<Router>> routers;
+  for (const auto& endpoint : actor.endpoints) {
+    const auto own = options.routers.find(endpoint.name);
+    const auto known = routers_.find(endpoint.options.router);
+    if (own != options.routers.end()) {
+      routers.push_back(own->second);
+    } else if (known != routers_.end()) {
+      routers.push_back(known->second());
+    }
+    if (routers.size() < static_cast<std::size_t>(&endpoint - actor.endpoints.data() + 1) ||
+        !routers.back()) {
+      std::string names;
+      for (const auto& [name, factory] : routers_) names += (names.empty() ? "" : ", ") + name;
+      throw InvalidArgument("endpoint '" + endpoint.name + "' of actor '" + actor.name +
+                            "' wants router '" + endpoint.options.router + "'; there are " + names +
+                            "; register yours with controller.register_router()");
+    }
+  }
+  return routers;
+}
+
+}  // namespace forge::core

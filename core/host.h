@@ -1,0 +1,62 @@
+// What a controller consists of: its threads, its settings, and the engines it has started.
+#pragma once
+
+#include <forge/controller.h>
+
+#include <memory>
+#include <mutex>
+#include <string>
+#include <vector>
+
+#include "core/callback_thread.h"
+#include "core/engine.h"
+#include "core/engine_thread.h"
+#include "replicas/spawner.h"
+
+namespace forge::core {
+
+/// Any thread. Kept alive by services, plugins and endpoints; closed by ~Controller.
+class Host : public std::enable_shared_from_this<Host> {
+ public:
+  static std::shared_ptr<Host> create(ControllerOptions options);
+  explicit Host(ControllerOptions options);
+
+  /// Starts an engine and waits for it. Throws.
+  std::shared_ptr<Engine> launch(Launch launch);
+  void forget(const Engine* engine);
+  /// Shuts all engines down and stops the threads.
+  void close();
+
+  replicas::Spawner& watchdog() { return watchdog_; }
+  EngineThread& engine_thread() { return engine_thread_; }
+  std::chrono::nanoseconds default_timeout() const {
+    return options_.default_timeout.value_or(std::chrono::nanoseconds::zero());
+  }
+  std::chrono::nanoseconds shutdown_grace() const { return options_.shutdown_grace; }
+  /// The program that runs workers of this plugin ("": linked-in actors). Throws PluginError.
+  std::string worker_path(const std::string& plugin) const;
+  void log(LogLevel level, const std::string& text);
+
+  void register_router(const std::string& name, std::function<std::shared_ptr<Router>()> factory);
+  /// One router per endpoint, as its options or the service's say. Throws if one is unknown.
+  std::vector<std::shared_ptr<Router>> make_routers(const replicas::ActorManifest& actor,
+                                                    const Options& options);
+
+  void set_actor_failure_callback(std::function<void(const ActorFailure&)> callback);
+  void report_actor_failure(ActorFailure failure);
+
+ private:
+  const ControllerOptions options_;
+  const std::shared_ptr<CallbackThread> callbacks_;
+  std::mutex close_mutex_;  // before mutex_
+  std::mutex mutex_;
+  bool closed_ = false;                                                      // under mutex_
+  std::vector<std::shared_ptr<Engine>> engines_;                             // under mutex_
+  std::function<void(const ActorFailure&)> on_failure_;                      // under mutex_
+  std::map<std::string, std::function<std::shared_ptr<Router>()>> routers_;  // under mutex_
+  std::mutex log_mutex_;
+  replicas::Spawner watchdog_;
+  EngineThread engine_thread_;
+};
+
+}  // namespace forge::core

@@ -1,0 +1,350 @@
+// Starting replicas, and shutting all of them down. What happens when one dies is in recovery.cc.
+#include <signal.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cstdlib>
+#include <cstring>
+
+#include "core/engine.h"
+#include "core/host.h"
+
+extern char** environ;
+
+namespace forge::core {
+namespace {
+
+/// The environment of one worker: ours, then the service's, then the rank's, then forge's own
+/// variables.
+std::vector<std::string> environment(const Launch& launch, std::uint32_t rank) {
+  std::map<std::string, std::string> variables;
+  for (char** entry = environ; *entry != nullptr; ++entry) {
+    const std::string_view text(*entry);
+    const auto equals = text.find('=');
+    if (equals != std::string_view::npos)
+      variables[std::string(text.substr(0, equals))] = text.substr(equals + 1);
+  }
+  for (const auto& [name, value] : launch.options.env) variables[name] = value;
+  if (const auto own = launch.options.rank_env.find(static_cast<int>(rank));
+      own != launch.options.rank_env.end()) {
+    for (const auto& [name, value] : own->second) variables[name] = value;
+  }
+  variables["RANK"] = variables["LOCAL_RANK"] = std::to_string(rank);
+  variables["WORLD_SIZE"] = std::to_string(launch.options.procs);
+  if (!launch.options.with_gpus) variables["CUDA_VISIBLE_DEVICES"] = "";  // its device only: none
+  std::vector<std::string> result;
+  for (const auto& [name, value] : variables) result.push_back(name + "=" + value);
+  return result;
+}
+
+}  // namespace
+
+// ---- starting
+
+Status Engine::start() {
+  // The setup call's arguments live as long as the service: every incarnation reads them.
+  detail::Writer writer;
+  writer.array(3);
+  writer.string(launch_.plugin);
+  writer.string(launch_.name);
+  writer.string(launch_.actor);
+  const std::span<const std::byte> arguments(launch_.arguments);
+  const std::size_t own = writer.head().size();
+  const std::size_t head = own + launch_.arguments_head;
+  const auto blobs = arguments.subspan(std::min(
+      arguments.size(), detail::align_up(launch_.arguments_head, detail::kBlockAlignment)));
+  const std::size_t blobs_at = detail::align_up(head, detail::kBlockAlignment);
+  setup_.size = blobs.empty() ? head : blobs_at + blobs.size();
+  setup_.head = static_cast<std::uint32_t>(head);
+
+  Lock lock(mutex_);
+  const auto block = arena_->allocate(setup_.size);
+  if (!block) {
+    return {ErrorCode::payload_too_large,
+            "constructor arguments of " + std::to_string(setup_.size) +
+                " bytes do not fit the arena of service '" + launch_.name + "'; raise arena_bytes"};
+  }
+  setup_.block = *block;
+  setup_.users = 1;
+  std::memcpy(arena_->at(*block), writer.head().data(), own);
+  std::memcpy(arena_->at(*block) + own, arguments.data(), launch_.arguments_head);
+  if (!blobs.empty()) std::memcpy(arena_->at(*block) + blobs_at, blobs.data(), blobs.size());
+
+  host_->engine_thread().add(shared_from_this());
+  for (auto& unit : units_) launch_replica(*unit);
+  const bool in_time = changed_.wait_for(lock, launch_.options.start_timeout, [&] {
+    return !start_error_.ok() || state_ != State::serving ||
+           std::all_of(units_.begin(), units_.end(),
+                       [](const auto& unit) { return unit->state == ReplicaState::healthy; });
+  });
+  starting_ = false;
+  Status status = start_error_;
+  if (status.ok() && state_ != State::serving) {
+    status = {ErrorCode::stopped, "service '" + launch_.name + "' was shut down while it started"};
+  }
+  if (status.ok() && !in_time) {
+    status = {ErrorCode::deadline_exceeded,
+              "service '" + launch_.name +
+                  "' did not come up within start_timeout; raise it or look at what setup() does"};
+  }
+  lock.unlock();
+  if (!status.ok()) shutdown(std::chrono::nanoseconds(0));
+  return status;
+}
+
+Status Engine::make_channels(std::uint32_t replica, std::uint64_t incarnation,
+                             std::vector<std::shared_ptr<replicas::Channel>>& out) const {
+  out.clear();
+  const auto& cpus = launch_.options.cpus;
+  for (std::uint32_t rank = 0; rank < procs_; ++rank) {
+    const std::size_t turn = replica * procs_ + rank;
+    auto channel = replicas::Channel::create(
+        {.name = launch_.name + "/" + std::to_string(replica) + "." + std::to_string(rank),
+         .incarnation = incarnation,
+         .replica = replica,
+         .rank = rank,
+         .procs = procs_,
+         .wait = launch_.options.wait,
+         .cpu = cpus.empty() ? -1 : cpus[turn % cpus.size()],
+         .answer_bytes = launch_.options.arena_bytes});
+    if (!channel) return to_status(channel.error());
+    out.push_back(std::move(*channel));
+  }
+  return {};
+}
+
+void Engine::launch_replica(Unit& unit) {
+  ++unit.incarnation;
+  unit.answered = false;
+  unit.state = unit.incarnation == 1 ? ReplicaState::uninitialized : ReplicaState::recovering;
+  std::vector<std::shared_ptr<replicas::Channel>> channels = std::move(unit.prepared);
+  unit.prepared.clear();
+  if (channels.empty()) {
+    if (Status status = make_channels(unit.idx, unit.incarnation, channels); !status.ok()) {
+      cannot_start(unit, status);
+      return;
+    }
+  }
+  unit.ranks.clear();
+  for (auto& channel : channels) unit.ranks.push_back({std::move(channel), {}, true});
+  processes_ += procs_;
+  poll_set_changed();
+  const bool posted =
+      host_->watchdog().post([self = shared_from_this(), &unit, incarnation = unit.incarnation] {
+        self->spawn(unit, incarnation);
+      });
+  if (!posted) {
+    processes_ -= procs_;
+    unit.ranks.clear();
+    cannot_start(unit, {ErrorCode::stopped, "the controller has been shut down"});
+  }
+}
+
+void Engine::spawn(Unit& unit, std::uint64_t incarnation) {  // on the watchdog thread
+  std::vector<std::shared_ptr<replicas::Channel>> channels;
+  {
+    const Lock lock(mutex_);
+    for (const Rank& rank : unit.ranks) channels.push_back(rank.channel);
+  }
+  for (std::uint32_t rank = 0; rank < procs_; ++rank) {
+    replicas::SpawnSpec spec;
+    spec.path = launch_.worker_path;
+    spec.arguments = {"--forge-worker", std::to_string(::getpid())};
+    spec.environment = environment(launch_, rank);
+    spec.fds = {{channels[rank]->request_fd(), 3},
+                {channels[rank]->response_fd(), 4},
+                {arena_->fd(), 5},
+                {host_->engine_thread().event_fd(), 6}};
+    auto process = host_->watchdog().spawn(spec, {[self = shared_from_this(), &unit, incarnation,
+                                                   rank](const replicas::ExitInfo& exit) {
+                                                    self->on_exit(unit, incarnation, rank, exit);
+                                                  },
+                                                  {}});
+    channels[rank]->close_fds();
+    const Lock lock(mutex_);
+    if (process) {
+      unit.ranks[rank].process = *process;
+      if (unit.state == ReplicaState::stopped) host_->watchdog().kill(*process);
+      continue;
+    }
+    setup_failed(unit, to_status(process.error()));
+    // The ranks that never were count as dead.
+    for (std::uint32_t missing = rank; missing < procs_; ++missing) rank_gone(unit, missing);
+    fence(unit);
+    if (std::none_of(unit.ranks.begin(), unit.ranks.end(), [](const Rank& r) { return r.alive; }))
+      bury(unit);
+    return;
+  }
+  const Lock lock(mutex_);
+  if (unit.state != ReplicaState::stopped) send_setup(unit);
+}
+
+void Engine::send_setup(Unit& unit) {
+  replicas::Entry& entry = ledger_.open(0);
+  entry.slot.kind = shm::RequestKind::setup;
+  entry.slot.block = setup_.block;
+  entry.slot.block_size = setup_.size;
+  entry.slot.head_size = setup_.head;
+  entry.home = unit.idx;
+  entry.payload = &setup_;
+  ++setup_.users;
+  send(entry, unit);
+}
+
+void Engine::setup_answered(Unit& unit, std::uint32_t rank, const shm::ResponseSlot& slot) {
+  const auto& memory = *unit.ranks[rank].channel->answers();
+  const std::byte* head = slot.block == 0 ? slot.answer : memory.data() + slot.block;
+  if (slot.kind == shm::ResponseKind::value) {
+    if (rank == 0) description_.assign(head, head + slot.head_size);
+  } else if (unit.setup_error.ok()) {
+    Answer answer;
+    answer.head.assign(head, head + slot.head_size);
+    setup_failed(unit,
+                 to_status(*decode_error(answer, "starting replica " + std::to_string(unit.idx) +
+                                                     " of '" + launch_.name + "'")));
+  }
+  if (slot.block != 0) unit.ranks[rank].channel->answers()->released().put(slot.block);
+}
+
+void Engine::setup_finished(Unit& unit) {
+  if (!unit.setup_error.ok()) {
+    fence(unit);
+    return;  // bury() decides what next
+  }
+  unit.state = ReplicaState::healthy;
+  unit.failure.clear();
+  update_healthy();
+  pump(unit);
+  dispatch_waiting();
+  changed_.notify_all();
+  // The next incarnation's files are made now, so that a restart does not wait for them.
+  host_->watchdog().post([self = shared_from_this(), &unit, incarnation = unit.incarnation + 1] {
+    self->prepare(unit, incarnation);
+  });
+}
+
+void Engine::prepare(Unit& unit, std::uint64_t incarnation) {  // on the watchdog thread
+  if (launch_.mesh || launch_.actor.empty()) return;
+  std::vector<std::shared_ptr<replicas::Channel>> channels;
+  if (!make_channels(unit.idx, incarnation, channels).ok())
+    return;  // the restart will try again and say why
+  const Lock lock(mutex_);
+  if (unit.incarnation + 1 == incarnation && state_ == State::serving)
+    unit.prepared = std::move(channels);
+}
+
+void Engine::setup_failed(Unit& unit, const Status& status) {
+  unit.failure = status.message;
+  if (unit.setup_error.ok()) unit.setup_error = status;
+  if (starting_ && start_error_.ok()) start_error_ = status;
+  changed_.notify_all();
+}
+
+void Engine::cannot_start(Unit& unit, const Status& status) {
+  setup_failed(unit, status);
+  unit.state = ReplicaState::stopped;
+  update_healthy();
+}
+
+void Engine::update_healthy() {
+  healthy_.clear();
+  for (const auto& unit : units_) {
+    if (unit->state != ReplicaState::healthy) continue;
+    healthy_.emplace_back();
+    healthy_.back().idx = unit->idx;
+  }
+}
+
+// ---- shutting down
+
+void Engine::fail_everything(const Status& status) {
+  while (!waiting_.empty()) drop(waiting_.front(), status);
+  for (auto& unit : units_) {
+    while (!unit->queue.empty()) drop(unit->queue.front(), status);
+    for (replicas::Entry& entry : unit->in_flight)
+      fail(entry, status);  // closed when the worker is gone
+  }
+}
+
+void Engine::stop_workers(bool at_once) {
+  for (auto& unit : units_) {
+    unit->state = ReplicaState::stopped;
+    if (!at_once) {
+      for (Rank& rank : unit->ranks) {
+        if (!rank.alive || !rank.channel->has_room()) continue;
+        shm::RequestSlot stop{};
+        stop.kind = shm::RequestKind::stop;
+        rank.channel->push(stop);
+        rank.channel->wake_worker();
+      }
+    } else {
+      unit->fenced = false;
+      fence(*unit);
+    }
+  }
+  update_healthy();
+}
+
+void Engine::shutdown(std::chrono::nanoseconds grace) {
+  const auto end = SteadyClock::now() + grace;
+  Lock lock(mutex_);
+  if (state_ != State::serving) {  // somebody else is at it, or done
+    changed_.wait(lock, [&] { return state_ == State::closed; });
+    return;
+  }
+  state_ = State::draining;
+  attended_ = true;
+  lock.unlock();
+  host_->engine_thread().wake();
+  lock.lock();
+  changed_.wait_until(lock, end, [&] { return ledger_.open_entries() == 0; });
+  const bool drained = ledger_.open_entries() == 0;
+  fail_everything({ErrorCode::stopped,
+                   "service '" + launch_.name + "' was shut down before the call was answered"});
+  stop_workers(false);
+  // Workers without work leave by themselves; one that is still busy has had its grace.
+  if (drained)
+    changed_.wait_until(lock, std::max(end, SteadyClock::now() + std::chrono::milliseconds(500)),
+                        [&] { return processes_ == 0; });
+  if (processes_ != 0) stop_workers(true);
+  changed_.wait(lock, [&] { return processes_ == 0; });
+  for (auto& unit : units_) unit->prepared.clear();
+  state_ = State::closed;
+  changed_.notify_all();
+  lock.unlock();
+  host_->engine_thread().remove(this);
+  host_->forget(this);
+}
+
+// ---- looking in
+
+std::chrono::nanoseconds Engine::grace() const { return host_->shutdown_grace(); }
+
+std::vector<ReplicaStatus> Engine::replicas() {
+  const Lock lock(mutex_);
+  std::vector<ReplicaStatus> result;
+  for (const auto& unit : units_) {
+    ReplicaStatus status;
+    status.idx = unit->idx;
+    status.state = unit->state;
+    status.healthy = unit->state == ReplicaState::healthy;
+    status.incarnation = unit->incarnation;
+    for (const Rank& rank : unit->ranks) {
+      if (rank.alive && rank.process.pid > 0) status.pids.push_back(rank.process.pid);
+    }
+    result.push_back(std::move(status));
+  }
+  return result;
+}
+
+ServiceCounters Engine::counters() {
+  const Lock lock(mutex_);
+  return counters_;
+}
+
+std::vector<std::byte> Engine::description() {
+  const Lock lock(mutex_);
+  return description_;
+}
+
+}  // namespace forge::core

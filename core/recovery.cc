@@ -1,0 +1,228 @@
+// Deaths: "The life of a crash" in ARCHITECTURE.md. Seen, fenced, drained, sorted, replaced.
+#include <signal.h>
+
+#include <algorithm>
+#include <random>
+
+#include "core/engine.h"
+#include "core/host.h"
+
+namespace forge::core {
+namespace {
+
+double jitter() {
+  static thread_local std::minstd_rand random{std::random_device{}()};
+  return std::uniform_real_distribution<double>(0, 1)(random);
+}
+
+replicas::RestartPolicy restart_policy(const RestartPolicy& options) {
+  replicas::RestartPolicy policy;
+  policy.first_delay = options.backoff_initial;
+  policy.max_delay = options.backoff_max;
+  policy.max_deaths = static_cast<std::uint32_t>(options.max_deaths);
+  policy.window = options.window;
+  return policy;
+}
+
+}  // namespace
+
+void Engine::rank_gone(Unit& unit, std::uint32_t rank) {
+  if (!unit.ranks[rank].alive) return;
+  unit.ranks[rank].alive = false;
+  --processes_;
+}
+
+void Engine::on_exit(Unit& unit, std::uint64_t incarnation, std::uint32_t rank,
+                     const replicas::ExitInfo& exit) {  // on the watchdog thread
+  const Lock lock(mutex_);
+  if (unit.incarnation != incarnation) return;
+  rank_gone(unit, rank);
+  if (unit.first_exit.empty()) {
+    unit.first_exit = "rank " + std::to_string(rank) + " (pid " +
+                      std::to_string(unit.ranks[rank].process.pid) + ") " +
+                      replicas::describe(exit);
+    unit.killed_from_outside =
+        exit.kind == replicas::ExitInfo::Kind::signaled && exit.value == SIGKILL && !unit.fenced;
+    unit.failed_rank = rank;
+    unit.was_healthy = unit.state == ReplicaState::healthy;
+  }
+  if (unit.state == ReplicaState::healthy || unit.state == ReplicaState::uninitialized) {
+    unit.state = ReplicaState::recovering;
+    update_healthy();
+  }
+  fence(unit);
+  if (std::none_of(unit.ranks.begin(), unit.ranks.end(), [](const Rank& r) { return r.alive; }))
+    bury(unit);
+  changed_.notify_all();
+}
+
+void Engine::fence(Unit& unit) {
+  if (unit.fenced) return;
+  unit.fenced = true;
+  std::vector<replicas::Process> doomed;
+  for (const Rank& rank : unit.ranks) {
+    if (rank.alive && rank.process.id != 0) doomed.push_back(rank.process);
+  }
+  host_->watchdog().post([self = shared_from_this(), doomed = std::move(doomed)] {
+    for (const auto& process : doomed) self->host_->watchdog().kill(process);
+  });
+}
+
+void Engine::violated(Unit& unit, std::uint32_t rank) {
+  if (unit.fenced) return;
+  ++counters_.violations;
+  host_->log(LogLevel::error,
+             "service '" + launch_.name + "': rank " + std::to_string(rank) + " of replica " +
+                 std::to_string(unit.idx) + " wrote what no worker writes (" +
+                 unit.ranks[rank].channel->violation() + "); it is killed and replaced");
+  fence(unit);
+}
+
+void Engine::bury(Unit& unit) {
+  // Every rank has been reaped: nothing it published can change any more, and nothing can be
+  // executed any more.
+  for (std::uint32_t rank = 0; rank < unit.ranks.size(); ++rank) {
+    PollMember member{&unit, rank, unit.incarnation, unit.ranks[rank].channel};
+    std::size_t answers = 0;
+    drain_channel(member, answers);
+  }
+  const bool working =
+      std::any_of(unit.in_flight.begin(), unit.in_flight.end(),
+                  [&](const replicas::Entry& entry) { return was_started(unit, entry); });
+  sort_out(unit);
+  unit.ranks.clear();
+  poll_set_changed();
+  if (unit.setup_error.ok()) unit.failure = unit.first_exit;
+  if (state_ != State::serving || starting_) {
+    unit.state = ReplicaState::stopped;
+    changed_.notify_all();
+    return;
+  }
+  if (launch_.mesh || launch_.actor.empty()) {
+    mourn_mesh(unit);
+    return;
+  }
+  replicas::Death death;
+  death.from_outside = unit.killed_from_outside;
+  death.kind = !unit.was_healthy ? replicas::DeathKind::in_setup
+               : !working        ? replicas::DeathKind::idle
+               : unit.answered   ? replicas::DeathKind::serving_after_answer
+                                 : replicas::DeathKind::before_first_answer;
+  schedule_restart(unit, death);
+}
+
+bool Engine::was_started(const Unit& unit, const replicas::Entry& entry) const {
+  const std::uint32_t first = entry.rank == replicas::kAllRanks ? 0 : entry.rank;
+  for (std::size_t i = 0; i < entry.positions.size(); ++i) {
+    if (unit.ranks[first + i].channel->started() > entry.positions[i]) return true;
+  }
+  return false;
+}
+
+void Engine::sort_out(Unit& unit) {
+  // Backwards, and each to the front: the order among the replayed stays what it was.
+  while (!unit.in_flight.empty()) {
+    replicas::Entry& entry = unit.in_flight.back();
+    replicas::unlink(entry);
+    --outstanding_;
+    const bool started = was_started(unit, entry);
+    if (entry.slot.kind == shm::RequestKind::setup) {
+      if (unit.setup_error.ok()) {
+        setup_failed(unit, {ErrorCode::worker_lost,
+                            "service '" + launch_.name + "' did not come up: " + unit.first_exit +
+                                " during setup",
+                            {},
+                            true});
+      }
+      close(entry);
+      continue;
+    }
+    if (auto* call = static_cast<Call*>(entry.call)) {
+      // What some ranks of a lockstep call have answered is void: the call did not happen as a
+      // whole.
+      for (std::uint32_t rank = 0; rank < (entry.rank == replicas::kAllRanks ? procs_ : 1); ++rank)
+        call->answer(entry.part + rank).clear();
+    }
+    const replicas::Verdict verdict =
+        launch_.mesh ? ledger_.lost_for_good(entry, started) : ledger_.lost(entry, started);
+    if (verdict == replicas::Verdict::lost || entry.call == nullptr) {
+      fail(entry, {ErrorCode::worker_lost,
+                   where(entry) + ": " + unit.first_exit +
+                       (started ? " after the call had started; it may have been executed"
+                                : " before the call had started") +
+                       (entry.idempotent || launch_.mesh
+                            ? ""
+                            : "; mark the endpoint idempotent to have such calls retried"),
+                   {},
+                   started});
+      close(entry);
+      continue;
+    }
+    if (verdict == replicas::Verdict::retry) ++counters_.retries;
+    if (verdict == replicas::Verdict::replay) ++counters_.replays;
+    entry.replica = replicas::kAnyReplica;
+    replicas::prepend(entry.home == replicas::kAnyReplica ? waiting_ : unit.queue, entry);
+  }
+  // What had only queued for this replica goes elsewhere too, behind what was ahead of it.
+  for (auto it = unit.queue.begin(); it != unit.queue.end();) {
+    replicas::Entry& entry = *it++;
+    if (entry.home != replicas::kAnyReplica) continue;
+    replicas::unlink(entry);
+    replicas::append(waiting_, entry);
+  }
+  if (!healthy_.empty()) dispatch_waiting();
+}
+
+void Engine::mourn_mesh(Unit& unit) {
+  unit.state = ReplicaState::stopped;
+  const Status lost{
+      ErrorCode::worker_lost, "actor mesh '" + launch_.name + "': " + unit.failure, {}, false};
+  while (!unit.queue.empty()) drop(unit.queue.front(), lost);
+  if (launch_.mesh && unit.was_healthy)
+    host_->report_actor_failure({launch_.name, static_cast<int>(unit.failed_rank), unit.failure});
+}
+
+void Engine::schedule_restart(Unit& unit, const replicas::Death& death) {
+  const auto now = SteadyClock::now();
+  const replicas::Decision decision = replicas::on_exit(
+      unit.history, restart_policy(launch_.options.restart), death, now, jitter());
+  const std::string name = "replica " + std::to_string(unit.idx) + " of service '" + launch_.name +
+                           "': " + unit.first_exit;
+  reset_life(unit);
+  if (decision.action == replicas::Decision::Action::quarantine) {
+    host_->log(LogLevel::error, name + "; it died too often and is quarantined");
+    unit.state = ReplicaState::quarantined;
+    const Status gone{ErrorCode::unavailable,
+                      "replica " + std::to_string(unit.idx) + " of service '" + launch_.name +
+                          "' is quarantined after too many deaths (" + unit.failure + ")"};
+    while (!unit.queue.empty()) drop(unit.queue.front(), gone);
+    if (!anything_can_come_back()) {
+      while (!waiting_.empty()) drop(waiting_.front(), gone);
+    }
+    return;
+  }
+  unit.state = ReplicaState::recovering;
+  host_->log(LogLevel::warning,
+             name + "; starting incarnation " + std::to_string(unit.incarnation + 1));
+  if (decision.at <= now) {
+    launch_replica(unit);
+    return;
+  }
+  // bury() runs on the watchdog thread. Weak: a service must not wait for its last restart to end.
+  host_->watchdog().at(decision.at, [weak = weak_from_this(), &unit] {
+    const auto self = weak.lock();
+    if (!self) return;
+    const Lock lock(self->mutex_);
+    if (self->state_ == State::serving && unit.state == ReplicaState::recovering) {
+      self->launch_replica(unit);
+    }
+  });
+}
+
+void Engine::reset_life(Unit& unit) {
+  unit.first_exit.clear();
+  unit.setup_error = {};
+  unit.fenced = unit.killed_from_outside = unit.was_healthy = false;
+}
+
+}  // namespace forge::core
