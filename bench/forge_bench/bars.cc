@@ -1,0 +1,222 @@
+#include "bench/forge_bench/bars.h"
+
+#include <unistd.h>
+
+#include <algorithm>
+#include <cstdio>
+#include <functional>
+#include <nlohmann/json.hpp>
+
+#include "bench/forge_bench/service_bars.h"
+#include "bench/forge_bench/text.h"
+
+namespace forge::bench {
+namespace {
+
+constexpr double kProbeSeconds = 0.3;
+
+void say(const std::string& what) {
+  if (::isatty(STDERR_FILENO) == 1) std::fprintf(stderr, "\r\033[K%s", what.c_str());
+}
+
+/// Runs until enough of them lie between two probes that agree, but not for ever.
+struct Series {
+  std::vector<Run> steady;
+  std::vector<Run> all;
+  std::string trouble;  // of the last run that does not count
+};
+
+Series run_series(Runner& runner, const Options& options, int wanted) {
+  Series series;
+  while (static_cast<int>(series.steady.size()) < wanted &&
+         static_cast<int>(series.all.size()) < 3 * wanted) {
+    say(text("bars: %s, run %zu of %d", yardstick(options).name, series.steady.size() + 1, wanted));
+    Run run = runner.run(options);
+    if (run.withheld.empty()) series.steady.push_back(run);
+    if (!run.withheld.empty()) series.trouble = run.withheld;
+    series.all.push_back(std::move(run));
+  }
+  return series;
+}
+
+std::uint64_t unanswered(const std::vector<Run>& runs) {
+  std::uint64_t count = 0;
+  for (const Run& run : runs) count += run.load.sent - run.load.answered;
+  return count;
+}
+
+double median_of(const std::vector<Run>& runs, const std::function<double(const Run&)>& figure) {
+  std::vector<double> values;
+  values.reserve(runs.size());
+  for (const Run& run : runs) values.push_back(figure(run));
+  return median(std::move(values));
+}
+
+/// Judges `value` of the steady runs against `limit`; too few of them are "noisy", and a wrong
+/// answer is a miss whatever the speed.
+void judge(Bar& bar, const Series& series, int wanted, bool at_most,
+           const std::function<double(const Run&)>& value,
+           const std::function<double(const Run&)>& limit) {
+  const bool enough = static_cast<int>(series.steady.size()) >= wanted;
+  const std::vector<Run>& runs = enough ? series.steady : series.all;
+  bar.value = median_of(runs, value);
+  bar.limit = median_of(runs, limit);
+  const bool met = at_most ? bar.value <= bar.limit : bar.value >= bar.limit;
+  bar.verdict = !enough ? Verdict::noisy : met ? Verdict::met : Verdict::missed;
+  if (!enough) {
+    bar.note += text("; %zu of %zu runs usable: ", series.steady.size(), series.all.size()) +
+                series.trouble;
+  } else if (series.all.size() > series.steady.size()) {
+    bar.note += text("; %zu noisy runs left out", series.all.size() - series.steady.size());
+  }
+  if (const std::uint64_t lost = unanswered(series.all); lost > 0) {
+    bar.verdict = Verdict::missed;
+    bar.note += "; " + with_commas(lost) + " requests were not answered rightly";
+  }
+}
+
+Options base(const BarOptions& options) {
+  Options base;
+  base.seed = options.seed;
+  base.duration_s = options.duration_s;
+  base.warmup_s = 0.2;
+  base.plugin_dir = options.plugin_dir;
+  return base;
+}
+
+void round_trip_bars(const BarOptions& options, Runner& runner, std::vector<Bar>& bars) {
+  Options what = base(options);
+  what.wait = Wait::spin;
+  const Series series = run_series(runner, what, options.runs);
+  const auto rings = [](const Run& run) { return run.floor->rings_rtt_ns; };
+  const auto at = [](double quantile) {
+    return [quantile](const Run& run) { return run.load.latency.percentile(quantile); };
+  };
+  const double p50 = median_of(series.all, at(0.5));
+  const double p99 = median_of(series.all, at(0.99));
+  const std::string floor = "rings " + format_ns(median_of(series.all, rings));
+
+  Bar middle{"route().get(), 64 B, spinning: p50", "≤ 3 × rings", "", Verdict::noisy, "", 0, 0};
+  middle.note = format_ns(p50) + "; " + floor;
+  judge(
+      middle, series, options.runs, true, [&](const Run& run) { return at(0.5)(run) / rings(run); },
+      [](const Run&) { return 3.0; });
+  middle.measured = text("%.2f ×", middle.value);
+
+  Bar tail{"the same: p99", "≤ 10 × rings p50", "", Verdict::noisy, "", 0, 0};
+  tail.note = format_ns(p99) + "; " + floor;
+  judge(
+      tail, series, options.runs, true, [&](const Run& run) { return at(0.99)(run) / rings(run); },
+      [](const Run&) { return 10.0; });
+  tail.measured = text("%.2f ×", tail.value);
+  bars.push_back(std::move(middle));
+  bars.push_back(std::move(tail));
+}
+
+Bar stream_bar(const BarOptions& options, Runner& runner) {
+  Options what = base(options);
+  what.inflight = 64;
+  const Series series = run_series(runner, what, options.runs);
+  const auto rings = [](const Run& run) { return run.floor->rings_per_s; };
+  Bar bar{"64 B, one client, 64 in flight", "", "", Verdict::noisy, "", 0, 0};
+  bar.note = "ring one way " + format_rate(median_of(series.all, rings));
+  judge(
+      bar, series, options.runs, false, [](const Run& run) { return run.load.throughput(); },
+      [&](const Run& run) { return std::min(2e6, rings(run) / 8); });
+  bar.target = "≥ " + format_rate(bar.limit);
+  bar.measured = format_rate(bar.value);
+  return bar;
+}
+
+Bar tensor_bar(const BarOptions& options, Runner& runner) {
+  Options what = base(options);
+  what.payload = kBarSlabBytes;
+  what.inflight = static_cast<int>(kBarSlabDepth);
+  const Series series = run_series(runner, what, options.runs);
+  const auto slab = [](const Run& run) { return run.floor->slab_gbps; };
+  const auto rate = [&](const Run& run) { return measured(what, run.load); };
+  Bar bar{"1 MiB tensors, 4 in flight", "≥ 0.8 × slab", "", Verdict::noisy, "", 0, 0};
+  bar.note =
+      text("%.1f GB/s; slab %.1f GB/s", median_of(series.all, rate), median_of(series.all, slab));
+  judge(
+      bar, series, options.runs, false, [&](const Run& run) { return rate(run) / slab(run); },
+      [](const Run&) { return 0.8; });
+  bar.measured = text("%.2f ×", bar.value);
+  return bar;
+}
+
+Bar parked_bar(const BarOptions& options, Runner& runner) {
+  Options what = base(options);
+  what.wait = Wait::block;
+  const Series series = run_series(runner, what, options.runs);
+  const auto futex = [](const Run& run) { return run.floor->futex_rtt_ns; };
+  const auto p50 = [](const Run& run) { return run.load.latency.percentile(0.5); };
+  Bar bar{"parked round trip (block): p50", "≤ 1.5 × futex", "", Verdict::noisy, "", 0, 0};
+  bar.note =
+      format_ns(median_of(series.all, p50)) + "; futex " + format_ns(median_of(series.all, futex));
+  judge(
+      bar, series, options.runs, true, [&](const Run& run) { return p50(run) / futex(run); },
+      [](const Run&) { return 1.5; });
+  bar.measured = text("%.2f ×", bar.value);
+  return bar;
+}
+
+}  // namespace
+
+const char* to_string(Verdict verdict) {
+  switch (verdict) {
+    case Verdict::met:
+      return "met";
+    case Verdict::missed:
+      return "MISSED";
+    case Verdict::noisy:
+      return "noisy";
+    case Verdict::not_measured:
+      return "not measured";
+  }
+  return "?";
+}
+
+std::vector<Bar> measure_bars(const BarOptions& options, Floor& floor) {
+  Runner runner(&floor, kProbeSeconds);
+  const Options what = base(options);
+  std::vector<Bar> bars;
+  round_trip_bars(options, runner, bars);
+  bars.push_back(stream_bar(options, runner));
+  bars.push_back(tensor_bar(options, runner));
+  bars.push_back(parked_bar(options, runner));
+  say("bars: an idle service");
+  bars.push_back(idle_bar(what, options.runs));
+  say("bars: heap allocations");
+  bars.push_back(allocation_bar(what));
+  say("bars: a killed worker");
+  bars.push_back(restart_bar(what, options.runs));
+  say("");
+  return bars;
+}
+
+std::string to_text(const std::vector<Bar>& bars) {
+  std::string out =
+      left("bar", 38) + left("target", 20) + left("measured", 13) + left("verdict", 14) + "note\n";
+  for (const Bar& bar : bars) {
+    out += left(bar.name, 38) + left(bar.target, 20) + left(bar.measured, 13) +
+           left(to_string(bar.verdict), 14) + bar.note + "\n";
+  }
+  return out;
+}
+
+nlohmann::ordered_json to_json(const std::vector<Bar>& bars) {
+  auto json = nlohmann::ordered_json::array();
+  for (const Bar& bar : bars) {
+    json.push_back({{"bar", bar.name},
+                    {"target", bar.target},
+                    {"measured", bar.measured},
+                    {"value", bar.value},
+                    {"limit", bar.limit},
+                    {"verdict", to_string(bar.verdict)},
+                    {"note", bar.note}});
+  }
+  return json;
+}
+
+}  // namespace forge::bench

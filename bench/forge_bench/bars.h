@@ -1,0 +1,42 @@
+// The bars forge has to clear, each a ratio to the floor of the same minutes on the same cores.
+#pragma once
+
+#include <nlohmann/json_fwd.hpp>
+#include <string>
+#include <vector>
+
+#include "bench/forge_bench/run.h"
+
+namespace forge::bench {
+
+enum class Verdict { met, missed, noisy, not_measured };
+const char* to_string(Verdict verdict);
+
+struct Bar {
+  std::string name;
+  std::string target;
+  std::string measured;
+  Verdict verdict = Verdict::not_measured;
+  std::string note;
+  double value = 0;  ///< in the target's unit
+  double limit = 0;
+};
+
+/// Options that bars take from the command line; everything else is what the bars say.
+struct BarOptions {
+  std::uint64_t seed = 1;
+  int runs = 5;             ///< that count, per bar
+  double duration_s = 0.8;  ///< of each
+  std::string plugin_dir;
+};
+
+/// Measures all of them, in about a minute. `floor` was made with kBarSlab* and the first two
+/// cores.
+std::vector<Bar> measure_bars(const BarOptions& options, Floor& floor);
+inline constexpr std::size_t kBarSlabBytes = std::size_t{1} << 20;
+inline constexpr std::uint32_t kBarSlabDepth = 4;
+
+std::string to_text(const std::vector<Bar>& bars);
+nlohmann::ordered_json to_json(const std::vector<Bar>& bars);
+
+}  // namespace forge::bench

@@ -1,0 +1,183 @@
+#include "bench/forge_bench/run.h"
+
+#include <forge/controller.h>
+
+#include <algorithm>
+
+#include "bench/forge_bench/kill.h"
+#include "bench/forge_bench/text.h"
+#include "bench/forge_bench/work.h"
+
+namespace forge::bench {
+namespace {
+
+constexpr double kMostDrift = 0.20;
+constexpr double kMostLines = 4;
+constexpr double kLeastCore = 0.85;
+
+/// Adds the requests that a replica's deaths sent on their way again, if the library counts them.
+template <class Status>
+void add_retries(const Status& status, std::optional<std::uint64_t>& total) {
+  if constexpr (requires { status.retried; }) total = total.value_or(0) + status.retried;
+}
+
+LoadPlan load_plan(const Options& options, const Placement& place) {
+  LoadPlan plan;
+  plan.clients = options.clients;
+  plan.inflight = options.inflight;
+  plan.warmup_s = options.warmup_s;
+  plan.duration_s = options.duration_s;
+  plan.cpus = place.clients;
+  plan.title = options.work == Work::echo ? "echo" : "digits";
+  return plan;
+}
+
+void run_echo(const Options& options, const LoadPlan& plan, const Service& service, Run& run) {
+  // A killed worker's started requests may only be tried again where that is harmless.
+  const std::string suffix = options.kill_every_ms > 0 ? "_idempotent" : "";
+  const auto seed_of = [&](int client) {
+    return options.seed * 1'000'003 + static_cast<std::uint64_t>(client);
+  };
+  if (uses_tensors(options)) {
+    const auto echo = service.endpoint<Tensor(Tensor)>("tensor" + suffix);
+    run.load = run_load(plan, [&](int client) {
+      return TensorWork(service, echo, options.payload, seed_of(client));
+    });
+  } else {
+    const auto echo = service.endpoint<Bytes(Bytes)>("bytes" + suffix);
+    run.load = run_load(
+        plan, [&](int client) { return BytesWork(echo, options.payload, seed_of(client)); });
+  }
+}
+
+void run_digits(const LoadPlan& plan, const Service& service, Run& run) {
+  const auto classify = service.endpoint<int(std::vector<float>)>("classify");
+  std::vector<DigitsWork::Tally> tallies(static_cast<std::size_t>(plan.clients));
+  run.load = run_load(plan, [&](int client) {
+    return DigitsWork(classify, tallies[static_cast<std::size_t>(client)]);
+  });
+  DigitsWork::Tally total;
+  for (const DigitsWork::Tally& tally : tallies) {
+    total.asked += tally.asked;
+    total.recognised += tally.recognised;
+  }
+  if (total.asked > 0) {
+    run.accuracy = static_cast<double>(total.recognised) / static_cast<double>(total.asked);
+  }
+}
+
+Run run_service(const Options& options) {
+  const Placement place = placement(options);
+  const bool echoes = options.work == Work::echo;
+  const std::string path = plugin_path(options, echoes ? "libecho.so" : "libdigits.so");
+  Controller controller(
+      {.name = "forge-bench",
+       .log_level = options.kill_every_ms > 0 ? LogLevel::error : LogLevel::warning});
+  Plugin plugin = controller.load(path);
+  Service service = plugin.actor(echoes ? "Echo" : "Digits")
+                        .options(service_options(options, place))
+                        .as_service();
+  Run run;
+  {
+    Killer killer(service, options.kill_every_ms, options.seed);
+    const LoadPlan plan = load_plan(options, place);
+    if (echoes) {
+      run_echo(options, plan, service, run);
+    } else {
+      run_digits(plan, service, run);
+    }
+    run.kills = killer.stop();
+  }
+  for (const ReplicaStatus& replica : service.replicas()) {
+    run.restarts += replica.incarnation - 1;
+    add_retries(replica, run.retries);
+  }
+  service.shutdown();
+  return run;
+}
+
+}  // namespace
+
+forge::Options service_options(const Options& options, const Placement& place) {
+  const std::size_t outstanding =
+      static_cast<std::size_t>(options.clients) * static_cast<std::size_t>(options.inflight);
+  forge::Options result;
+  result.procs = options.procs;
+  result.num_replicas = options.replicas;
+  result.max_queued_requests = std::max(result.max_queued_requests, static_cast<int>(outstanding));
+  // Twice what can be outstanding, because a block is freed a little after its answer has come.
+  result.arena_bytes = std::max(result.arena_bytes, 2 * outstanding * (options.payload + 4096));
+  result.wait = options.wait;
+  result.cpus = place.workers;
+  return result;
+}
+
+Yardstick yardstick(const Options& options) {
+  if (uses_tensors(options)) return {&FloorFigures::slab_gbps, "the bare slab"};
+  if (!is_round_trip(options)) return {&FloorFigures::rings_per_s, "a bare ring's one-way rate"};
+  if (options.wait == Wait::block) {
+    return {&FloorFigures::futex_rtt_ns, "the bare futex round trip"};
+  }
+  return {&FloorFigures::rings_rtt_ns, "the bare rings' round trip"};
+}
+
+double measured(const Options& options, const LoadResult& load) {
+  // Bytes per ns are GB/s.
+  if (uses_tensors(options)) {
+    return 2 * load.throughput() * static_cast<double>(options.payload) / 1e9;
+  }
+  return is_round_trip(options) ? load.latency.percentile(0.5) : load.throughput();
+}
+
+std::string unsteady(const FloorFigures& before, const FloorFigures& after,
+                     double FloorFigures::*figure) {
+  const double moved = drift(before.*figure, after.*figure);
+  if (moved > kMostDrift) return text("the floor moved by %.0f %% meanwhile", 100 * moved);
+  const bool on_rings =
+      figure == &FloorFigures::rings_rtt_ns || figure == &FloorFigures::rings_per_s;
+  // A median round trip fits between other programs' time slices; a rate is cut by them.
+  const bool is_rate = figure == &FloorFigures::rings_per_s || figure == &FloorFigures::slab_gbps;
+  for (const FloorFigures* probe : {&before, &after}) {
+    if (is_rate && probe->core_share < kLeastCore) {
+      return text("other programs took %.0f %% of a core", 100 * (1 - probe->core_share));
+    }
+    const double lines = probe->rings_rtt_ns / probe->line_rtt_ns;
+    if (on_rings && lines > kMostLines) {
+      return text("the bare rings took %.1f × a cache line's bounce, so something else ran", lines);
+    }
+  }
+  return "";
+}
+
+FloorFigures Runner::probe() { return floor_->probe(probe_s_); }
+
+Run Runner::run(const Options& options) {
+  if (floor_ == nullptr) {
+    Run run = run_service(options);
+    run.withheld = "the floor needs two cores";
+    return run;
+  }
+  const FloorFigures before = last_ ? *last_ : probe();
+  last_.reset();
+  Run run = run_service(options);
+  const FloorFigures after = probe();
+  last_ = after;
+  compare(options, before, after, run);
+  return run;
+}
+
+void Runner::compare(const Options& options, const FloorFigures& before, const FloorFigures& after,
+                     Run& run) const {
+  const auto figure = yardstick(options).figure;
+  run.floor = median({before, after});
+  run.floor_drift = drift(before.*figure, after.*figure);
+  run.withheld = unsteady(before, after, figure);
+  if (run.load.latency.count() == 0) run.withheld = "nothing was answered in the measured time";
+  if (!run.withheld.empty()) return;
+  run.ratio = measured(options, run.load) / ((*run.floor).*figure);
+  if (unsteady(before, after, &FloorFigures::rings_rtt_ns).empty()) {
+    run.ratio_to_rings = run.load.latency.percentile(0.5) / run.floor->rings_rtt_ns;
+  }
+}
+
+}  // namespace forge::bench

@@ -1,0 +1,76 @@
+// What clients ask, and how they know that an answer is right. One object per client thread.
+#pragma once
+
+#include <forge/service.h>
+
+#include <cstdint>
+#include <vector>
+
+#include "bench/forge_bench/options.h"
+
+namespace forge::bench {
+
+/// `size` random bytes. The first kNumberBytes make room for a request's number.
+Bytes make_payload(std::size_t size, std::uint64_t seed);
+
+/// Echo of a byte block, checked byte by byte.
+class BytesWork {
+ public:
+  using Answer = Bytes;
+  using Echo = Endpoint<Bytes(Bytes)>;
+  BytesWork(Echo echo, std::size_t size, std::uint64_t seed)
+      : echo_(std::move(echo)), payload_(make_payload(size, seed)) {}
+
+  Future<Bytes> send(std::uint64_t number);
+  bool check(std::uint64_t number, const Bytes& answer) const;
+
+ private:
+  Echo echo_;
+  Bytes payload_;
+};
+
+/// Echo of a tensor: filled by memcpy in the service's arena, read in place where the worker left
+/// it.
+class TensorWork {
+ public:
+  using Answer = Tensor;
+  using Echo = Endpoint<Tensor(Tensor)>;
+  TensorWork(const Service& service, Echo echo, std::size_t size, std::uint64_t seed);
+
+  Future<Tensor> send(std::uint64_t number);
+  bool check(std::uint64_t number, const Tensor& answer) const;
+
+ private:
+  const Service& service_;
+  Echo echo_;
+  Bytes source_;
+  std::uint64_t sum_;  // of the source's words, the number aside
+  std::vector<std::int64_t> shape_;
+};
+
+/// Held-out images of handwritten digits. The answer is right if it is what the model says in this
+/// process; whether the model is right about the image is its accuracy.
+class DigitsWork {
+ public:
+  using Answer = int;
+  using Classify = Endpoint<int(std::vector<float>)>;
+  struct Tally {
+    std::uint64_t asked = 0;
+    std::uint64_t recognised = 0;
+  };
+  /// `tally` belongs to this client until its thread has ended.
+  DigitsWork(Classify classify, Tally& tally);
+
+  Future<int> send(std::uint64_t number);
+  bool check(std::uint64_t number, int answer) const;
+
+ private:
+  static std::size_t image_of(std::uint64_t number);
+
+  Classify classify_;
+  Tally& tally_;
+  std::vector<std::vector<float>> images_;
+  std::vector<std::uint8_t> expected_;  // by the model here
+};
+
+}  // namespace forge::bench
