@@ -1,0 +1,155 @@
+// Routers: pure choices, so tables and counts say all.
+#include <forge/router.h>
+#include <gmock/gmock.h>
+
+#include <algorithm>
+#include <cstdint>
+#include <map>
+#include <string>
+#include <vector>
+
+#include "tests/random.h"
+
+namespace forge {
+namespace {
+
+using ::testing::Each;
+using ::testing::ElementsAre;
+
+/// Healthy replicas with these indices and loads.
+std::vector<Replica> replicas(const std::vector<std::pair<std::uint32_t, double>>& loads) {
+  std::vector<Replica> healthy;
+  for (const auto& [idx, load] : loads) {
+    healthy.emplace_back();
+    healthy.back().idx = idx;
+    healthy.back().current_load = load;
+  }
+  return healthy;
+}
+std::vector<Replica> idle(std::uint32_t count) {
+  std::vector<std::pair<std::uint32_t, double>> loads;
+  for (std::uint32_t idx = 0; idx < count; ++idx) loads.emplace_back(idx, 0);
+  return replicas(loads);
+}
+
+std::uint32_t pick(Router& router, const std::vector<Replica>& healthy, std::string_view key = {}) {
+  static const std::map<std::string, std::uint32_t, std::less<>> kNoSessions;
+  const Replica& chosen = router.get_replica(
+      healthy, {.endpoint = "f", .sess_id = {}, .session_map = kNoSessions, .key = key});
+  EXPECT_GE(&chosen, healthy.data());
+  EXPECT_LT(&chosen, healthy.data() + healthy.size()) << "an element of what it was given";
+  return chosen.idx;
+}
+
+TEST(RoundRobinRouter, TakesEachHealthyReplicaInTurn) {
+  RoundRobinRouter router;
+  const auto healthy = replicas({{0, 9}, {2, 0}, {5, 3}});
+  std::vector<std::uint32_t> picked;
+  for (int i = 0; i < 7; ++i) picked.push_back(pick(router, healthy));
+  EXPECT_THAT(picked, ElementsAre(0, 2, 5, 0, 2, 5, 0));
+}
+
+TEST(RoundRobinRouter, GoesOnWhenReplicasComeAndGo) {
+  RoundRobinRouter router;
+  std::map<std::uint32_t, int> counts;
+  for (int i = 0; i < 300; ++i) ++counts[pick(router, idle(1 + static_cast<std::uint32_t>(i) % 3))];
+  for (std::uint32_t idx = 0; idx < 3; ++idx) EXPECT_GT(counts[idx], 0) << idx;
+  EXPECT_EQ(pick(router, replicas({{7, 0}})), 7u);
+}
+
+TEST(LeastLoadedRouter, TakesTheLeastLoadedAndTheFirstAmongEquals) {
+  LeastLoadedRouter router;
+  EXPECT_EQ(pick(router, replicas({{0, 3}, {1, 1}, {2, 2}})), 1u);
+  EXPECT_EQ(pick(router, replicas({{0, 3}, {1, 1}, {2, 1}})), 1u);
+  EXPECT_EQ(pick(router, replicas({{3, 0}, {4, 0}})), 3u);
+  EXPECT_EQ(pick(router, replicas({{9, 1e9}})), 9u);
+}
+
+TEST(PowerOfTwoRouter, NeverTakesTheMostLoadedOfManyIfItCanHelpIt) {
+  PowerOfTwoRouter router;
+  std::map<std::uint32_t, int> counts;
+  const auto healthy = replicas({{0, 0}, {1, 5}, {2, 5}, {3, 100}});
+  constexpr int kCalls = 16'000;
+  for (int i = 0; i < kCalls; ++i) ++counts[pick(router, healthy)];
+  // Two are drawn, with repetition: the best is among them in 7 of 16, the worst wins 1 of 16.
+  EXPECT_NEAR(counts[0], kCalls * 7 / 16, kCalls / 50);
+  EXPECT_NEAR(counts[3], kCalls * 1 / 16, kCalls / 50);
+}
+
+TEST(PowerOfTwoRouter, SpreadsEvenlyOverEquals) {
+  auto random = tests::seeded();
+  PowerOfTwoRouter router(random());
+  std::map<std::uint32_t, int> counts;
+  for (int i = 0; i < 8000; ++i) ++counts[pick(router, idle(8))];
+  for (const auto& [idx, count] : counts) EXPECT_NEAR(count, 1000, 250) << idx;
+  EXPECT_EQ(counts.size(), 8u);
+}
+
+TEST(PowerOfTwoRouter, KeepsLoadsCloseTogether) {
+  auto random = tests::seeded();
+  PowerOfTwoRouter router(random());
+  auto healthy = idle(8);
+  for (int i = 0; i < 8000; ++i) {
+    const std::uint32_t idx = pick(router, healthy);
+    healthy[idx].current_load += 1;
+  }
+  const auto [least, most] = std::minmax_element(
+      healthy.begin(), healthy.end(),
+      [](const Replica& a, const Replica& b) { return a.current_load < b.current_load; });
+  // At random it would be about 100; with two choices it is log log n.
+  EXPECT_LT(most->current_load - least->current_load, 15);
+}
+
+TEST(PowerOfTwoRouter, IsTheSameForTheSameSeed) {
+  PowerOfTwoRouter one(42);
+  PowerOfTwoRouter two(42);
+  for (int i = 0; i < 100; ++i) EXPECT_EQ(pick(one, idle(5)), pick(two, idle(5)));
+}
+
+std::string key(int i) { return "key " + std::to_string(i); }
+
+TEST(HashRouter, SendsEqualKeysToOneReplica) {
+  HashRouter one;
+  HashRouter two;
+  const auto healthy = idle(5);
+  for (int i = 0; i < 100; ++i) {
+    const std::uint32_t home = pick(one, healthy, key(i));
+    std::vector<std::uint32_t> again;
+    for (int n = 0; n < 3; ++n) again.push_back(pick(two, healthy, key(i)));
+    EXPECT_THAT(again, Each(home)) << key(i);
+  }
+}
+
+TEST(HashRouter, SpreadsKeys) {
+  HashRouter router;
+  std::map<std::uint32_t, int> counts;
+  for (int i = 0; i < 5000; ++i) ++counts[pick(router, idle(5), key(i))];
+  for (std::uint32_t idx = 0; idx < 5; ++idx) EXPECT_NEAR(counts[idx], 1000, 200) << idx;
+}
+
+TEST(HashRouter, MovesOnlyTheKeysOfAReplicaThatWentAway) {
+  HashRouter router;
+  const auto all = idle(5);
+  for (std::uint32_t gone = 0; gone < 5; ++gone) {
+    auto rest = all;
+    rest.erase(rest.begin() + gone);
+    for (int i = 0; i < 500; ++i) {
+      const std::uint32_t home = pick(router, all, key(i));
+      const std::uint32_t now = pick(router, rest, key(i));
+      if (home != gone) {
+        EXPECT_EQ(now, home) << key(i);
+      } else {
+        EXPECT_NE(now, gone);
+      }
+    }
+  }
+}
+
+TEST(HashRouter, TakesSomebodyForNoKey) {
+  HashRouter router;
+  EXPECT_EQ(pick(router, idle(4)), pick(router, idle(4)));
+  EXPECT_EQ(pick(router, replicas({{6, 0}})), 6u);
+}
+
+}  // namespace
+}  // namespace forge

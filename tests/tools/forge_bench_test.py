@@ -1,0 +1,167 @@
+#!/usr/bin/env python3
+"""forge-bench from outside: its command line, its reports, and what its exit status says.
+
+usage: forge_bench_test.py FORGE_BENCH [unittest arguments]
+
+No speed is asserted: benchmarks measure time, tests do not.
+"""
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import unittest
+
+BENCH = ""
+SHORT = ["--duration", "0.2", "--warmup", "0.05"]
+LATENCIES = ["p50", "p90", "p99", "p999", "max"]
+FLOOR = ["line_rtt_ns", "rings_rtt_ns", "futex_rtt_ns", "rings_per_s", "slab_gbps"]
+TWO_CORES = len(os.sched_getaffinity(0)) >= 2
+
+
+def bench(*arguments):
+    return subprocess.run([BENCH, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                          text=True, timeout=100)
+
+
+class CommandLine(unittest.TestCase):
+    def test_help_names_every_command_and_option(self):
+        top = bench("--help")
+        self.assertEqual(top.returncode, 0, top.stderr)
+        for command in ["echo", "digits", "floor", "bars"]:
+            self.assertIn(command, top.stdout)
+            self.assertEqual(bench(command, "--help").returncode, 0)
+        options = bench("echo", "--help").stdout
+        for option in ["replicas", "procs", "clients", "inflight", "payload", "wait", "duration",
+                       "warmup", "seed", "cpus", "repeat", "kill-every", "json", "plugin-dir"]:
+            self.assertIn("--" + option, options)
+
+    def test_nonsense_gives_one_line_that_names_it_and_status_2(self):
+        cases = [
+            ([], "echo, digits, floor or bars"),
+            (["ecco"], "ecco"),
+            (["echo", "--replica", "2"], "--replica"),
+            (["echo", "--replicas", "0"], "--replicas"),
+            (["echo", "--procs", "-1"], "--procs"),
+            (["echo", "--clients", "many"], "many"),
+            (["echo", "--inflight"], "--inflight"),
+            (["echo", "--inflight", "0"], "--inflight"),
+            (["echo", "--payload", "7"], "--payload"),
+            (["echo", "--payload", "1e99"], "1e99"),
+            (["echo", "--wait", "nap"], "nap"),
+            (["echo", "--duration", "0"], "--duration"),
+            (["echo", "--duration", "nan"], "--duration"),
+            (["echo", "--warmup", "-1"], "--warmup"),
+            (["echo", "--repeat", "0"], "--repeat"),
+            (["echo", "--kill-every", "0"], "--kill-every"),
+            (["echo", "--cpus", "1023"], "1023"),
+            (["echo", "--cpus", "x"], "x"),
+            (["echo", "--plugin-dir", "/nowhere"], "/nowhere"),
+            (["echo", "--json", "/nowhere/x.json"], "/nowhere/x.json"),
+            (["digits", "--payload", "64"], "--payload"),
+            (["floor", "--inflight", "4096"], "--inflight"),
+            (["floor", "--json", "/nowhere/x.json"], "/nowhere/x.json"),
+            (["bars", "--runs", "0"], "--runs"),
+        ]
+        for arguments, named in cases:
+            with self.subTest(arguments=arguments):
+                done = bench(*arguments)
+                self.assertEqual(done.returncode, 2, done.stdout + done.stderr)
+                self.assertEqual(done.stdout, "")
+                self.assertEqual(done.stderr.count("\n"), 1, done.stderr)
+                self.assertTrue(done.stderr.startswith("forge-bench: "), done.stderr)
+                self.assertIn(named, done.stderr)
+
+
+class Reports(unittest.TestCase):
+    def report(self, *arguments, status=0):
+        """Runs, and gives standard output and the JSON report."""
+        with tempfile.TemporaryDirectory() as folder:
+            path = os.path.join(folder, "report.json")
+            done = bench(*arguments, "--json", path)
+            self.assertEqual(done.returncode, status, done.stdout + done.stderr)
+            self.assertNotIn("\r", done.stderr)  # no progress where there is no terminal
+            with open(path) as file:
+                report = json.load(file)
+        self.assertEqual(report["schema"], "forge-bench/1")
+        self.assertTrue(report["git"])
+        for key in ["cpu", "cpus", "kernel"]:
+            self.assertIn(key, report["machine"])
+        return done.stdout, report
+
+    def check_floor(self, floor):
+        for key in FLOOR:
+            self.assertGreater(floor[key], 0, key)
+
+    def check_run(self, report):
+        """What a whole report and each of its runs have alike."""
+        self.assertGreater(report["requests"], 0)
+        self.assertEqual(report["errors"], {})
+        self.assertEqual(report["wrong_answers"], 0)
+        self.assertGreater(report["throughput_rps"], 0)
+        latencies = [report["latency_ns"][key] for key in LATENCIES]
+        self.assertEqual(latencies, sorted(latencies))
+        self.assertGreater(latencies[0], 0)
+        self.assertIs(report["answered_exactly_once"], True)
+        self.assertIn("ratio_to_rings", report)  # null where the floor was not steady
+        if TWO_CORES:
+            self.check_floor(report["floor"])
+
+    def check_load(self, output, report, runs=1):
+        self.check_run(report)
+        self.assertEqual(len(report["runs"]), runs)
+        for run in report["runs"]:
+            self.check_run(run)
+        self.assertEqual(sum(run["requests"] for run in report["runs"]), report["requests"])
+        last = output.splitlines()[-1]
+        self.assertTrue(last.startswith("answered exactly once: yes"), output)
+
+    @unittest.skipUnless(TWO_CORES, "the floor needs two cores")
+    def test_floor_measures_every_probe(self):
+        output, report = self.report("floor", "--duration", "0.2", "--repeat", "2")
+        self.check_floor(report["floor"])
+        self.assertEqual(len(report["runs"]), 2)
+        for run in report["runs"]:
+            self.check_floor(run)
+        for unit in [" ns", "/s", "GB/s"]:
+            self.assertIn(unit, output)
+
+    def test_echo_reports_runs_and_their_median(self):
+        output, report = self.report("echo", *SHORT, "--repeat", "3")
+        self.check_load(output, report, runs=3)
+        self.assertEqual(report["restarts"], 0)
+
+    def test_echo_of_many_clients_replicas_and_processes(self):
+        output, report = self.report("echo", *SHORT, "--clients", "3", "--inflight", "16",
+                                     "--replicas", "2", "--procs", "2", "--payload", "5000")
+        self.check_load(output, report)
+
+    def test_echo_of_tensors_counts_bytes(self):
+        output, report = self.report("echo", *SHORT, "--payload", "200000", "--inflight", "4")
+        self.check_load(output, report)
+        self.assertGreater(report["runs"][0]["gbps"], 0)
+
+    def test_echo_waits_in_every_way(self):
+        for wait in ["spin", "adaptive", "block"]:
+            with self.subTest(wait=wait):
+                output, report = self.report("echo", *SHORT, "--wait", wait)
+                self.check_load(output, report)
+                self.assertEqual(report["options"]["wait"], wait)
+
+    def test_echo_answers_everything_while_workers_are_killed(self):
+        output, report = self.report("echo", "--duration", "1", "--replicas", "2", "--inflight",
+                                     "8", "--kill-every", "100")
+        self.check_load(output, report)
+        self.assertGreater(report["kills"], 0)
+        self.assertGreater(report["restarts"], 0)
+
+    def test_digits_reports_the_accuracy_of_the_model(self):
+        output, report = self.report("digits", *SHORT, "--inflight", "8")
+        self.check_load(output, report)
+        self.assertGreaterEqual(report["accuracy"], 0.95)
+        self.assertIn("accuracy", output)
+
+
+if __name__ == "__main__":
+    BENCH = sys.argv.pop(1)
+    unittest.main()
