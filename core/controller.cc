@@ -238,7 +238,9 @@ void Controller::on_actor_failure(std::function<void(const ActorFailure&)> callb
 }
 
 void init(int argc, char** argv) {
-  if (replicas::wants_worker(argc, argv)) std::exit(replicas::run_worker(argc, argv));
+  if (replicas::wants_worker(argc, argv)) {
+    std::exit(replicas::run_worker(argc, argv));  // NOLINT(concurrency-mt-unsafe): no thread yet
+  }
   init_was_called = true;
 }
 

@@ -33,7 +33,9 @@ std::vector<std::string> environment(const Launch& launch, std::uint32_t rank) {
   variables["WORLD_SIZE"] = std::to_string(launch.options.procs);
   if (!launch.options.with_gpus) variables["CUDA_VISIBLE_DEVICES"] = "";  // its device only: none
   std::vector<std::string> result;
-  for (const auto& [name, value] : variables) result.push_back(name + "=" + value);
+  result.reserve(variables.size());
+  for (const auto& [name, value] : variables)
+    result.push_back(std::string(name).append("=").append(value));
   return result;
 }
 

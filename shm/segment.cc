@@ -10,6 +10,7 @@
 #include <cstring>
 #include <fstream>
 #include <limits>
+#include <system_error>
 
 #ifndef MFD_NOEXEC_SEAL
 #define MFD_NOEXEC_SEAL 0x0008U
@@ -29,7 +30,7 @@ struct MappableFd {
 };
 
 std::shared_ptr<const Error> failure(ErrorCode code, const std::string& what, int error_number) {
-  return make_error({code, what + ": " + std::strerror(error_number)});
+  return make_error({code, what + ": " + std::system_category().message(error_number)});
 }
 
 std::size_t read_number(const char* path, std::string_view key) {

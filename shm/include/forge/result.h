@@ -31,10 +31,12 @@ class [[nodiscard]] Result {
 
   Result() requires std::default_initializable<T> : state_(std::in_place_index<0>) {}
 
+  // The constraints keep it away from copies and moves.
   template <class U = T>
   requires(!std::same_as<std::remove_cvref_t<U>, Result> &&
            !std::derived_from<std::remove_cvref_t<U>, Error> &&
            !std::same_as<std::remove_cvref_t<U>, detail::ErrorPtr> &&
+           // NOLINTNEXTLINE(bugprone-forwarding-reference-overload)
            std::constructible_from<T, U>) explicit(!std::convertible_to<U, T>) Result(U&& value)
       : state_(std::in_place_index<0>, std::forward<U>(value)) {}
 
