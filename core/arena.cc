@@ -1,5 +1,8 @@
 #include "core/arena.h"
 
+#include <algorithm>
+#include <limits>
+
 namespace forge::core {
 
 /// A user's tensor in the arena; may outlive the service.
@@ -16,6 +19,8 @@ struct Arena::Storage final : detail::TensorStorage {
 };
 
 Result<std::shared_ptr<Arena>> Arena::create(const std::string& name, std::size_t bytes) {
+  bytes =
+      std::min(bytes, std::numeric_limits<std::size_t>::max() / 2);  // more cannot be had anyway
   const std::size_t size = shm::kArenaBlocksOffset + shm::page_up(bytes);
   auto segment = shm::Segment::create({.name = "forge:" + name + ":arena",
                                        .size = size,

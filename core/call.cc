@@ -28,6 +28,7 @@ Tensor AnswerSource::view(const std::byte* data, std::uint64_t size, DType dtype
 
 Tensor AnswerSource::in_block(std::uint64_t offset, std::uint64_t size, DType dtype,
                               std::span<const std::int64_t> shape) {
+  if (size == 0) return Tensor(dtype, {shape.begin(), shape.end()});  // there may be no block
   const std::size_t start = detail::align_up(head_size, detail::kBlockAlignment);
   if (!block || start > block->bytes().size() || offset > block->bytes().size() - start ||
       size > block->bytes().size() - start - offset) {

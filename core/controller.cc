@@ -20,21 +20,30 @@ bool init_was_called = false;
 
 [[noreturn]] void invalid(const std::string& text) { throw InvalidArgument(text); }
 
-/// Everything that can be said about options before a process is started.
-void check(const Options& options, const std::string& name) {
-  const std::string who = "service '" + name + "': ";
+void check_cpus(const std::string& who, const std::vector<int>& cpus) {
+  const int cores = static_cast<int>(std::thread::hardware_concurrency());
+  for (const int cpu : cpus) {
+    if (cpu < 0 || cpu >= cores) {
+      invalid(who + "cpus names core " + std::to_string(cpu) + "; this machine has 0 to " +
+              std::to_string(cores - 1));
+    }
+  }
+}
+
+/// More workers than one host could run; far more is a slip of the hand.
+constexpr int kMostWorkers = 4096;
+
+void check_counts(const std::string& who, const Options& options) {
   if (options.procs < 1)
     invalid(who + "procs is " + std::to_string(options.procs) +
             "; a replica has at least one worker");
   if (options.num_replicas < 1)
     invalid(who + "num_replicas is " + std::to_string(options.num_replicas) +
             "; a service has at least one");
-  if (options.hosts && *options.hosts < 1)
-    invalid(who + "hosts is " + std::to_string(*options.hosts) + "; leave it out");
-  if (options.hosts && *options.hosts > 1) {
-    throw NotSupported(who + "forge serves one host; for " + std::to_string(*options.hosts) +
-                       " hosts run one controller on each and spread calls in your program, or put "
-                       "a cluster scheduler such as Ray above them");
+  if (options.procs > kMostWorkers / options.num_replicas) {
+    invalid(who + "procs " + std::to_string(options.procs) + " times num_replicas " +
+            std::to_string(options.num_replicas) + " is more than " + std::to_string(kMostWorkers) +
+            " workers; lower one of them");
   }
   if (options.replica_max_concurrent_requests < 1)
     invalid(who + "replica_max_concurrent_requests must be at least 1");
@@ -43,18 +52,57 @@ void check(const Options& options, const std::string& name) {
     invalid(who + "arena_bytes is " + std::to_string(options.arena_bytes) +
             "; the least is 262144");
   }
-  if (options.start_timeout <= std::chrono::nanoseconds::zero())
-    invalid(who + "start_timeout must be positive");
+}
+
+void check_times(const std::string& who, const Options& options) {
+  constexpr auto kZero = std::chrono::nanoseconds::zero();
+  if (options.start_timeout <= kZero) invalid(who + "start_timeout must be positive");
+  if (options.health_poll_rate <= kZero) invalid(who + "health_poll_rate must be positive");
+  if (options.session_idle_timeout <= kZero) invalid(who + "session_idle_timeout must be positive");
+  const RestartPolicy& restart = options.restart;
+  if (restart.backoff_initial < kZero || restart.backoff_max < kZero || restart.window < kZero ||
+      restart.max_deaths < 0)
+    invalid(who + "restart holds a negative number; times and max_deaths start at zero");
+}
+
+void check_variables(const std::string& who, const Options& options) {
+  const auto check = [&](const char* which, const std::map<std::string, std::string>& variables) {
+    for (const auto& [name, value] : variables) {
+      if (name.empty() || name.find_first_of(std::string_view("=\0", 2)) != std::string::npos ||
+          value.find('\0') != std::string::npos) {
+        invalid(std::string(who).append(which) + " names the variable '" + name +
+                "'; a name is not empty and holds no '=', and nothing holds a zero byte");
+      }
+    }
+  };
+  check("env", options.env);
+  for (const auto& [rank, variables] : options.rank_env) {
+    if (rank < 0 || rank >= options.procs) {
+      invalid(who + "rank_env names rank " + std::to_string(rank) + "; there are 0 to " +
+              std::to_string(options.procs - 1));
+    }
+    check("rank_env", variables);
+  }
+}
+
+/// Everything that can be said about options before a process is started.
+void check(const Options& options, const std::string& name) {
+  const std::string who = "service '" + name + "': ";
+  check_counts(who, options);
+  check_times(who, options);
+  check_variables(who, options);
+  check_cpus(who, options.cpus);
+  if (options.hosts && *options.hosts < 1)
+    invalid(who + "hosts is " + std::to_string(*options.hosts) + "; leave it out");
+  if (options.hosts && *options.hosts > 1) {
+    throw NotSupported(who + "forge serves one host; for " + std::to_string(*options.hosts) +
+                       " hosts run one controller on each and spread calls in your program, or put "
+                       "a cluster scheduler such as Ray above them");
+  }
   if (options.autoscaling.enabled || options.min_replicas || options.max_replicas)
     throw NotSupported(who + "autoscaling is not there yet; set num_replicas");
   if (options.spares != 0)
     throw NotSupported(who + "warm spares are not there yet; leave spares at 0");
-  for (const int cpu : options.cpus) {
-    if (cpu < 0 || cpu >= static_cast<int>(std::thread::hardware_concurrency())) {
-      invalid(who + "cpus names core " + std::to_string(cpu) + "; this machine has 0 to " +
-              std::to_string(std::thread::hardware_concurrency() - 1));
-    }
-  }
   if (options.with_gpus) {
     const auto devices = gpu::list_devices();
     const int wanted = options.procs * options.num_replicas;
@@ -78,6 +126,15 @@ bool converts(const std::string& given, const std::string& wanted) {
   static const std::set<std::string> kNumbers{"f32", "f64"};
   return given == wanted || (kIntegers.contains(wanted) && kIntegers.contains(given)) ||
          (kNumbers.contains(wanted) && (kNumbers.contains(given) || kIntegers.contains(given)));
+}
+
+std::shared_ptr<core::Engine> start_to_describe(core::Host& host, core::Launch launch) {
+  const std::string plugin = launch.plugin;
+  try {
+    return host.launch(std::move(launch));
+  } catch (const WorkerLost& error) {  // the plugin's own code ran and ended the process
+    throw PluginError("'" + plugin + "' ended the worker that opened it: " + error.what());
+  }
 }
 
 std::string list(const std::vector<std::string>& items) {
@@ -185,7 +242,10 @@ const std::string& Plugin::path() const { return manifest_->plugin; }
 
 // ---- Controller
 
-Controller::Controller(ControllerOptions options) : host_(core::Host::create(std::move(options))) {}
+Controller::Controller(ControllerOptions options) {
+  check_cpus("ControllerOptions: ", options.cpus);
+  host_ = core::Host::create(std::move(options));
+}
 
 Controller::~Controller() {
   if (!core::leaked_in_fork(host_)) host_->close();
@@ -220,7 +280,7 @@ Plugin Controller::describe(core::Launch launch) {
   launch.options.arena_bytes = 256 * 1024;
   launch.options.wait = Wait::block;
   launch.options.start_timeout = std::chrono::minutes(1);
-  auto engine = host_->launch(std::move(launch));
+  auto engine = start_to_describe(*host_, std::move(launch));
   const auto bytes = engine->description();
   engine->shutdown(std::chrono::seconds(1));
   detail::Reader reader{std::span<const std::byte>(bytes)};

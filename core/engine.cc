@@ -12,6 +12,10 @@ namespace {
 /// Copies larger than this are made without the lock.
 constexpr std::size_t kCopyUnlocked = 16 * 1024;
 
+/// Calls that ranks in lockstep have at once. Few: only the controller may skip one whose deadline
+/// has passed (ranks might see different times), and it can only before it sends it.
+constexpr std::size_t kLockstepWindow = 4;
+
 std::uint64_t pack(shm::RequestId id) { return std::uint64_t{id.generation} << 32 | id.entry; }
 shm::RequestId unpack(std::uint64_t id) {
   return {static_cast<std::uint32_t>(id), static_cast<std::uint32_t>(id >> 32)};
@@ -49,6 +53,7 @@ Engine::~Engine() = default;
 
 detail::EndpointRef Engine::bind(std::string_view endpoint, const std::string& signature,
                                  bool wants_mesh) {
+  require_no_fork();
   {
     const Lock lock(mutex_);
     if (state_ != State::serving)
@@ -66,7 +71,8 @@ detail::EndpointRef Engine::bind(std::string_view endpoint, const std::string& s
                               "; bind the plugin's signature");
     }
     const bool first_rank = launch_.mesh || launch_.options.return_first_rank_result;
-    if (wants_mesh == first_rank && !launch_.mesh) {
+    const bool nothing = signature.starts_with("void(");  // no value: nothing to tell apart
+    if (wants_mesh == first_rank && !launch_.mesh && !nothing) {
       throw SignatureMismatch("endpoint '" + candidate.name + "' of service '" + launch_.name +
                               (first_rank ? "' answers rank 0's value; bind the plain result, or "
                                             "set return_first_rank_result = false"
@@ -95,7 +101,7 @@ std::string Engine::where(const replicas::Entry& entry) const {
 
 detail::AnswerState* Engine::submit(const detail::EndpointRef& endpoint, detail::CallMode mode,
                                     detail::Writer& arguments) {
-  if (in_forked_child()) throw Stopped("forge does not work in a forked child; use exec there");
+  require_no_fork();
   Lock lock(mutex_);
   Status status = admit(endpoint, mode);
   Payload* payload = nullptr;
@@ -125,6 +131,11 @@ Status Engine::admit(const detail::EndpointRef& endpoint, detail::CallMode mode)
   if (endpoint.options.cancel.id != 0) {
     return {ErrorCode::not_supported, "cancelling is not there yet; call " +
                                           endpoint_name(endpoint.index) + " without cancel"};
+  }
+  if (endpoint.options.timeout < std::chrono::nanoseconds::zero()) {
+    return {ErrorCode::deadline_exceeded,
+            launch_.name + "." + endpoint_name(endpoint.index) +
+                " was called with a negative timeout: its deadline has passed; it was not sent"};
   }
   if (mode == detail::CallMode::call_one && procs_ != 1) {
     return {ErrorCode::invalid_argument, "call_one() needs a mesh of one rank; '" + launch_.name +
@@ -185,12 +196,13 @@ replicas::Entry& Engine::open(const detail::EndpointRef& endpoint, Payload& payl
   entry.slot.head_size = payload.head;
   entry.slot.endpoint = endpoint.index;
   entry.idempotent = actor_->endpoints[endpoint.index].options.idempotent;
+  entry.key = endpoint.options.key;
   entry.call = call;
   entry.part = part;
   entry.payload = &payload;
   ++payload.users;
   auto timeout = endpoint.options.timeout;
-  if (timeout <= std::chrono::nanoseconds::zero()) timeout = host_->default_timeout();
+  if (timeout == std::chrono::nanoseconds::zero()) timeout = host_->default_timeout();
   if (timeout > std::chrono::nanoseconds::zero()) set_deadline(entry, timeout);
   return entry;
 }
@@ -202,12 +214,8 @@ Status Engine::send_all(const detail::EndpointRef& endpoint, detail::CallMode mo
     call = &calls_.take();
     call->begin(shared_from_this(), 1, procs_);
     replicas::Entry& entry = open(endpoint, payload, call, 0);
-    Status status = route_one(entry, endpoint.options.key);
-    if (status.ok()) return status;
-    close(entry);
-    call->settle();
-    call->complete();
-    call->abandon();
+    Status status = route_one(entry, true);
+    if (!status.ok()) discard(entry, call);
     return status;
   }
   if (mode == CallMode::fanout) {
@@ -222,15 +230,22 @@ Status Engine::send_all(const detail::EndpointRef& endpoint, detail::CallMode mo
     for (const forge::Replica& replica : healthy_) {
       replicas::Entry& entry = open(endpoint, payload, call, part);
       entry.home = replica.idx;
-      enqueue(entry, *units_[replica.idx]);
       part += procs_;
+      Unit& unit = *units_[replica.idx];
+      if (const Status status = check_room(entry, unit); status.ok()) {
+        enqueue(entry, unit);
+      } else {
+        fail(entry, status);
+        close(entry);
+      }
     }
     return {};
   }
   Unit& unit = *units_[0];
   if (unit.state != ReplicaState::healthy) {
     return {ErrorCode::worker_lost,
-            "actor mesh '" + launch_.name + "' has lost a rank (" + unit.failure +
+            "actor mesh '" + launch_.name + "' has lost a rank (" +
+                (unit.failure.empty() ? unit.first_exit : unit.failure) +
                 "); meshes do not recover: start a new one, or use as_service",
             {},
             false};
@@ -249,8 +264,22 @@ Status Engine::send_all(const detail::EndpointRef& endpoint, detail::CallMode mo
         entry.rank = i;
     }
   }
-  enqueue(entry, unit);
-  return {};
+  Status status = check_room(entry, unit);
+  if (status.ok()) {
+    enqueue(entry, unit);
+    return status;
+  }
+  discard(entry, call);
+  return status;
+}
+
+/// A call that was refused after it had begun: its caller gets the reason from another one.
+void Engine::discard(replicas::Entry& entry, Call* call) {
+  close(entry);
+  if (call == nullptr) return;
+  call->settle();
+  call->complete();
+  call->abandon();
 }
 
 detail::AnswerState* Engine::failed(const Status& status) {
@@ -262,11 +291,12 @@ detail::AnswerState* Engine::failed(const Status& status) {
 
 // ---- routing
 
-Status Engine::route_one(replicas::Entry& entry, std::string_view key) {
+Status Engine::route_one(replicas::Entry& entry, bool fresh) {
   Status status;
-  if (Unit* unit = choose(entry, key, status)) {
-    enqueue(entry, *unit);
-    return {};
+  if (Unit* unit = choose(entry, status)) {
+    if (fresh) status = check_room(entry, *unit);
+    if (status.ok()) enqueue(entry, *unit);
+    return status;
   }
   if (!status.ok()) return status;
   if (!anything_can_come_back()) {
@@ -278,41 +308,42 @@ Status Engine::route_one(replicas::Entry& entry, std::string_view key) {
   return {};
 }
 
-Engine::Unit* Engine::choose(const replicas::Entry& entry, std::string_view key, Status& status) {
+Engine::Unit* Engine::choose(const replicas::Entry& entry, Status& status) {
   if (healthy_.empty()) return nullptr;
   Router& router = *routers_[entry.slot.endpoint];
   if (router.wants_load()) refresh_load();
   static const std::map<std::string, std::uint32_t, std::less<>> kNoSessions;
   const std::string& name = actor_->endpoints[entry.slot.endpoint].name;
+  const std::string who = "the router of endpoint '" + name + "'";
   try {
-    const forge::Replica& chosen = router.get_replica(healthy_, {name, {}, kNoSessions, key});
+    const forge::Replica& chosen = router.get_replica(healthy_, {name, {}, kNoSessions, entry.key});
     if (&chosen < healthy_.data() || &chosen >= healthy_.data() + healthy_.size()) {
       status = {ErrorCode::invalid_argument,
-                "the router of endpoint '" + name +
-                    "' returned a replica that is not an element of `healthy`"};
+                who + " returned a replica that is not an element of `healthy`"};
       return nullptr;
     }
-    Unit& unit = *units_[chosen.idx];
-    // Only new requests are bound by the limit; one that moved after a death has waited already.
-    const auto limit = static_cast<std::size_t>(launch_.options.max_queued_requests +
-                                                launch_.options.replica_max_concurrent_requests);
-    if (entry.slot.attempt == 0 && unit.load() >= limit) {
-      status = {ErrorCode::backpressure, "replica " + std::to_string(unit.idx) + " of service '" +
-                                             launch_.name + "' has " + std::to_string(unit.load()) +
-                                             " requests (max_queued_requests " +
-                                             std::to_string(launch_.options.max_queued_requests) +
-                                             "); slow down or add replicas"};
-      return nullptr;
-    }
-    return &unit;
+    return units_[chosen.idx].get();
+  } catch (const Error& error) {  // keeps its class
+    status = to_status(error);
+    status.message = who + ": " + status.message;
   } catch (const std::exception& error) {
-    status = {ErrorCode::invalid_argument,
-              "the router of endpoint '" + name + "' threw: " + error.what()};
+    status = {ErrorCode::invalid_argument, who + " threw: " + error.what()};
   } catch (...) {
-    status = {ErrorCode::invalid_argument,
-              "the router of endpoint '" + name + "' threw something that is no exception"};
+    status = {ErrorCode::invalid_argument, who + " threw something that is no exception"};
   }
   return nullptr;
+}
+
+Status Engine::check_room(const replicas::Entry& entry, const Unit& unit) const {
+  const auto limit = static_cast<std::size_t>(launch_.options.max_queued_requests +
+                                              launch_.options.replica_max_concurrent_requests);
+  // A call with a deadline waits for room until then: in the queue, beyond the limit.
+  if (unit.load() < limit || entry.slot.deadline_ns != 0) return {};
+  return {ErrorCode::backpressure,
+          "replica " + std::to_string(unit.idx) + " of service '" + launch_.name + "' has " +
+              std::to_string(unit.load()) + " requests (max_queued_requests " +
+              std::to_string(launch_.options.max_queued_requests) +
+              "); slow down, add replicas, or give calls a timeout to wait for room"};
 }
 
 void Engine::refresh_load() {
@@ -338,6 +369,7 @@ void Engine::enqueue(replicas::Entry& entry, Unit& unit) {
 bool Engine::can_send(const replicas::Entry& entry, Unit& unit) const {
   if (unit.state != ReplicaState::healthy && entry.slot.kind != shm::RequestKind::setup)
     return false;
+  if (procs_ > 1 && unit.in_flight.size() >= kLockstepWindow) return false;
   if (entry.rank != replicas::kAllRanks) return unit.ranks[entry.rank].channel->has_room();
   for (const Rank& rank : unit.ranks) {
     if (!rank.channel->has_room()) return false;
@@ -373,7 +405,7 @@ void Engine::dispatch_waiting() {
   for (std::size_t count = waiting_.size(); count > 0; --count) {
     replicas::Entry& entry = waiting_.front();
     replicas::unlink(entry);
-    if (Status status = route_one(entry, {}); !status.ok()) {
+    if (Status status = route_one(entry, false); !status.ok()) {
       fail(entry, status);
       close(entry);
     }
@@ -420,6 +452,7 @@ void Engine::release(Payload& payload) {
 void Engine::recycle(Call& call) { calls_.put(call); }
 
 Tensor Engine::allocate(DType dtype, const std::vector<std::int64_t>& shape) {
+  require_no_fork();
   std::size_t bytes = size_of(dtype);
   for (const std::int64_t dim : shape) {
     if (dim < 0 || __builtin_mul_overflow(bytes, static_cast<std::size_t>(dim), &bytes)) {
@@ -449,8 +482,10 @@ Tensor Engine::allocate(DType dtype, const std::vector<std::int64_t>& shape) {
 // ---- deadlines
 
 void Engine::set_deadline(replicas::Entry& entry, std::chrono::nanoseconds timeout) {
-  const auto at = (SteadyClock::now() + timeout).time_since_epoch();
-  entry.slot.deadline_ns = std::chrono::duration_cast<std::chrono::nanoseconds>(at).count();
+  const SteadyTime at = detail::from_now(timeout);
+  if (at == SteadyTime::max()) return;
+  entry.slot.deadline_ns =
+      std::chrono::duration_cast<std::chrono::nanoseconds>(at.time_since_epoch()).count();
   if (deadlines_.size() > 1024 && deadlines_.size() > 2 * ledger_.open_entries()) {
     decltype(deadlines_) live;  // most belong to calls that have long been answered
     for (; !deadlines_.empty(); deadlines_.pop()) {

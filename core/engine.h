@@ -152,8 +152,10 @@ class Engine final : public detail::Driver, public std::enable_shared_from_this<
   Status admit(const detail::EndpointRef& endpoint, detail::CallMode mode);
   Status send_all(const detail::EndpointRef& endpoint, detail::CallMode mode, Payload& payload,
                   Call*& call);
-  Status route_one(replicas::Entry& entry, std::string_view key);
-  Unit* choose(const replicas::Entry& entry, std::string_view key, Status& status);
+  /// `fresh`: it has not waited yet, so that the queue limit binds it.
+  Status route_one(replicas::Entry& entry, bool fresh);
+  Unit* choose(const replicas::Entry& entry, Status& status);
+  Status check_room(const replicas::Entry& entry, const Unit& unit) const;
   replicas::Entry& open(const detail::EndpointRef& endpoint, Payload& payload, Call* call,
                         std::uint32_t part);
   void refresh_load();
@@ -163,6 +165,7 @@ class Engine final : public detail::Driver, public std::enable_shared_from_this<
   void pump(Unit& unit);
   void dispatch_waiting();
   void close(replicas::Entry& entry);
+  void discard(replicas::Entry& entry, Call* call);
   void release(Payload& payload);
   /// Settles the entry's share with an error; the entry itself stays.
   void fail(replicas::Entry& entry, const Status& status);
@@ -215,6 +218,8 @@ class Engine final : public detail::Driver, public std::enable_shared_from_this<
   void mourn_mesh(Unit& unit);
   void fail_everything(const Status& status);
   void update_healthy();
+  /// While draining: will any open call still be answered?
+  bool can_drain() const;
   void stop_workers(bool at_once);
 
   const std::shared_ptr<Host> host_;

@@ -15,6 +15,8 @@ bool leaked_in_fork(const std::shared_ptr<T>& object) {
   (void)new std::shared_ptr<T>(object);
   return true;
 }
+/// Throws Stopped in a forked child.
+void require_no_fork();
 /// Call once per controller; from then on in_forked_child() tells.
 void watch_forks();
 

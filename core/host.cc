@@ -43,9 +43,7 @@ Host::Host(ControllerOptions options)
       engine_thread_(options_.cpus) {}
 
 std::shared_ptr<Engine> Host::launch(Launch launch) {
-  if (in_forked_child())
-    throw Stopped(
-        "forge does not work in a forked child; use exec or start a new controller there");
+  require_no_fork();
   launch.worker_path = worker_path(launch.plugin);
   auto engine = std::move(Engine::create(shared_from_this(), std::move(launch))).value();
   {
@@ -63,6 +61,7 @@ void Host::forget(const Engine* engine) {
 }
 
 void Host::close() {
+  if (in_forked_child()) return;
   const std::lock_guard closing(close_mutex_);
   std::vector<std::shared_ptr<Engine>> engines;
   {

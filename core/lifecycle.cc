@@ -1,5 +1,7 @@
 // Starting replicas, and shutting all of them down. What happens when one dies is in recovery.cc.
+#include <netinet/in.h>
 #include <signal.h>
+#include <sys/socket.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -16,7 +18,8 @@ namespace {
 
 /// The environment of one worker: ours, then the service's, then the rank's, then forge's own
 /// variables.
-std::vector<std::string> environment(const Launch& launch, std::uint32_t rank) {
+std::vector<std::string> environment(const Launch& launch, std::uint32_t rank,
+                                     const std::string& master_port) {
   std::map<std::string, std::string> variables;
   for (char** entry = environ; *entry != nullptr; ++entry) {
     const std::string_view text(*entry);
@@ -31,12 +34,27 @@ std::vector<std::string> environment(const Launch& launch, std::uint32_t rank) {
   }
   variables["RANK"] = variables["LOCAL_RANK"] = std::to_string(rank);
   variables["WORLD_SIZE"] = std::to_string(launch.options.procs);
+  variables["MASTER_ADDR"] = "127.0.0.1";
+  variables["MASTER_PORT"] = master_port;
   if (!launch.options.with_gpus) variables["CUDA_VISIBLE_DEVICES"] = "";  // its device only: none
   std::vector<std::string> result;
   result.reserve(variables.size());
   for (const auto& [name, value] : variables)
     result.push_back(std::string(name).append("=").append(value));
   return result;
+}
+
+/// A TCP port nobody listens on now, for ranks that want to meet (MASTER_PORT). 0 if there is none.
+std::uint16_t free_port() {
+  const shm::FileDescriptor fd(::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
+  sockaddr_in address{};
+  address.sin_family = AF_INET;
+  address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+  socklen_t size = sizeof(address);
+  auto* const generic = reinterpret_cast<sockaddr*>(&address);
+  if (!fd || ::bind(fd.get(), generic, size) != 0 || ::getsockname(fd.get(), generic, &size) != 0)
+    return 0;
+  return ntohs(address.sin_port);
 }
 
 }  // namespace
@@ -69,16 +87,21 @@ Status Engine::start() {
   setup_.block = *block;
   setup_.users = 1;
   std::memcpy(arena_->at(*block), writer.head().data(), own);
-  std::memcpy(arena_->at(*block) + own, arguments.data(), launch_.arguments_head);
+  if (launch_.arguments_head != 0)
+    std::memcpy(arena_->at(*block) + own, arguments.data(), launch_.arguments_head);
   if (!blobs.empty()) std::memcpy(arena_->at(*block) + blobs_at, blobs.data(), blobs.size());
 
   host_->engine_thread().add(shared_from_this());
-  for (auto& unit : units_) launch_replica(*unit);
-  const bool in_time = changed_.wait_for(lock, launch_.options.start_timeout, [&] {
-    return !start_error_.ok() || state_ != State::serving ||
-           std::all_of(units_.begin(), units_.end(),
-                       [](const auto& unit) { return unit->state == ReplicaState::healthy; });
-  });
+  for (auto& unit : units_) {
+    if (!start_error_.ok()) break;
+    launch_replica(*unit);
+  }
+  const bool in_time =
+      changed_.wait_until(lock, detail::from_now(launch_.options.start_timeout), [&] {
+        return !start_error_.ok() || state_ != State::serving ||
+               std::all_of(units_.begin(), units_.end(),
+                           [](const auto& unit) { return unit->state == ReplicaState::healthy; });
+      });
   starting_ = false;
   Status status = start_error_;
   if (status.ok() && state_ != State::serving) {
@@ -148,11 +171,12 @@ void Engine::spawn(Unit& unit, std::uint64_t incarnation) {  // on the watchdog 
     const Lock lock(mutex_);
     for (const Rank& rank : unit.ranks) channels.push_back(rank.channel);
   }
+  const std::string master_port = std::to_string(free_port());
   for (std::uint32_t rank = 0; rank < procs_; ++rank) {
     replicas::SpawnSpec spec;
     spec.path = launch_.worker_path;
     spec.arguments = {"--forge-worker", std::to_string(::getpid())};
-    spec.environment = environment(launch_, rank);
+    spec.environment = environment(launch_, rank, master_port);
     spec.fds = {{channels[rank]->request_fd(), 3},
                 {channels[rank]->response_fd(), 4},
                 {arena_->fd(), 5},
@@ -209,10 +233,9 @@ void Engine::setup_answered(Unit& unit, std::uint32_t rank, const shm::ResponseS
 }
 
 void Engine::setup_finished(Unit& unit) {
-  if (!unit.setup_error.ok()) {
-    fence(unit);
-    return;  // bury() decides what next
-  }
+  if (!unit.setup_error.ok()) fence(unit);
+  // Being killed, or dead since it answered: bury() decides what next.
+  if (unit.fenced || unit.state == ReplicaState::stopped) return;
   unit.state = ReplicaState::healthy;
   unit.failure.clear();
   update_healthy();
@@ -244,8 +267,12 @@ void Engine::setup_failed(Unit& unit, const Status& status) {
 
 void Engine::cannot_start(Unit& unit, const Status& status) {
   setup_failed(unit, status);
-  unit.state = ReplicaState::stopped;
   update_healthy();
+  if (starting_ || state_ != State::serving) {
+    unit.state = ReplicaState::stopped;
+    return;
+  }
+  schedule_restart(unit, {replicas::DeathKind::in_setup, status.code == ErrorCode::unavailable});
 }
 
 void Engine::update_healthy() {
@@ -287,8 +314,19 @@ void Engine::stop_workers(bool at_once) {
   update_healthy();
 }
 
+bool Engine::can_drain() const {
+  bool anyone = false;
+  for (const auto& unit : units_) {
+    if (std::none_of(unit->ranks.begin(), unit->ranks.end(), [](const Rank& r) { return r.alive; }))
+      continue;
+    if (unit->load() != 0) return true;
+    anyone = true;
+  }
+  return anyone && !waiting_.empty();
+}
+
 void Engine::shutdown(std::chrono::nanoseconds grace) {
-  const auto end = SteadyClock::now() + grace;
+  const auto end = detail::from_now(grace);
   Lock lock(mutex_);
   if (state_ != State::serving) {  // somebody else is at it, or done
     changed_.wait(lock, [&] { return state_ == State::closed; });
@@ -299,7 +337,7 @@ void Engine::shutdown(std::chrono::nanoseconds grace) {
   lock.unlock();
   host_->engine_thread().wake();
   lock.lock();
-  changed_.wait_until(lock, end, [&] { return ledger_.open_entries() == 0; });
+  changed_.wait_until(lock, end, [&] { return !can_drain(); });
   const bool drained = ledger_.open_entries() == 0;
   fail_everything({ErrorCode::stopped,
                    "service '" + launch_.name + "' was shut down before the call was answered"});

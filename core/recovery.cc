@@ -46,6 +46,13 @@ void Engine::on_exit(Unit& unit, std::uint64_t incarnation, std::uint32_t rank,
     unit.failed_rank = rank;
     unit.was_healthy = unit.state == ReplicaState::healthy;
   }
+  if (starting_ && unit.was_healthy && start_error_.ok()) {
+    start_error_ = {ErrorCode::worker_lost,
+                    "service '" + launch_.name + "' did not come up: " + unit.first_exit +
+                        " while other replicas were starting",
+                    {},
+                    true};
+  }
   if (unit.state == ReplicaState::healthy || unit.state == ReplicaState::uninitialized) {
     unit.state = ReplicaState::recovering;
     update_healthy();
@@ -114,7 +121,9 @@ void Engine::bury(Unit& unit) {
 bool Engine::was_started(const Unit& unit, const replicas::Entry& entry) const {
   const std::uint32_t first = entry.rank == replicas::kAllRanks ? 0 : entry.rank;
   for (std::size_t i = 0; i < entry.positions.size(); ++i) {
-    if (unit.ranks[first + i].channel->started() > entry.positions[i]) return true;
+    const replicas::Channel& channel = *unit.ranks[first + i].channel;
+    // Of a worker that writes nonsense, nothing is believed: all it was handed counts as started.
+    if (channel.violation() != nullptr || channel.started() > entry.positions[i]) return true;
   }
   return false;
 }
@@ -186,8 +195,8 @@ void Engine::schedule_restart(Unit& unit, const replicas::Death& death) {
   const auto now = SteadyClock::now();
   const replicas::Decision decision = replicas::on_exit(
       unit.history, restart_policy(launch_.options.restart), death, now, jitter());
-  const std::string name = "replica " + std::to_string(unit.idx) + " of service '" + launch_.name +
-                           "': " + unit.first_exit;
+  const std::string name =
+      "replica " + std::to_string(unit.idx) + " of service '" + launch_.name + "': " + unit.failure;
   reset_life(unit);
   if (decision.action == replicas::Decision::Action::quarantine) {
     host_->log(LogLevel::error, name + "; it died too often and is quarantined");

@@ -23,6 +23,12 @@ OwnedCallOptions own(const CallOptions& options) {
   return {std::string(options.sess_id), options.timeout, std::string(options.key), options.cancel};
 }
 
+void throw_does_not_fit(const std::string& number, std::size_t bytes, bool integer) {
+  throw InvalidArgument("argument " + number + " does not fit the endpoint's " +
+                        (integer ? "integer" : "floating point number") + " of " +
+                        std::to_string(bytes) + " bytes; pass a value that does");
+}
+
 EndpointRef bind(const std::shared_ptr<core::Engine>& engine, std::string_view name,
                  const std::string& signature, bool wants_mesh) {
   if (!engine) throw Stopped("this handle has been moved from; use the one it was moved to");

@@ -17,6 +17,7 @@
 #include <boost/intrusive/list.hpp>
 #include <cstdint>
 #include <memory>
+#include <string>
 #include <vector>
 
 #include "shm/control_file.h"
@@ -46,6 +47,7 @@ struct Entry : boost::intrusive::list_base_hook<> {
   shm::RequestSlot slot{};              ///< the descriptor, pushed as it is; holds id and attempt
   std::vector<std::uint64_t> positions;  ///< ring position per rank it was sent to
   std::vector<bool> answered;            ///< per rank
+  std::string key;                       ///< what its caller wants it routed by
   void* call = nullptr;       ///< the engine's; nullptr when nobody waits for the outcome any more
   void* payload = nullptr;    ///< the engine's
   EntryList* list = nullptr;  ///< the one it is in

@@ -109,6 +109,7 @@ Result<void> plan_fds(const SpawnSpec& spec, SpawnParameters& parameters,
     // also makes source == target a real dup2, which drops O_CLOEXEC.
     if (source <= last) {
       source = ::fcntl(source, F_DUPFD_CLOEXEC, last + 1);
+      if (source < 0 && errno == EINVAL) errno = EMFILE;  // the limit is below what we ask for
       lifted.emplace_back(source);
     }
     if (source < 0 || ::fcntl(source, F_GETFD) < 0) {

@@ -185,7 +185,8 @@ bool Worker::step() {
 }
 
 bool Worker::handle(const shm::RequestSlot& request, std::uint64_t position) {
-  if (request.deadline_ns != 0 && now_ns() > request.deadline_ns) {
+  // In lockstep the controller alone decides: ranks might see different times.
+  if (request.deadline_ns != 0 && procs() == 1 && now_ns() > request.deadline_ns) {
     slot_->kind = shm::ResponseKind::expired;
     slot_->block = slot_->head_size = 0;
     return true;
@@ -233,7 +234,10 @@ void Worker::execute(const shm::RequestSlot& request) {
     writer_.reset();
     detail::write_error(
         writer_,
-        Backpressure("the endpoint failed, and the worker's answer memory is too full to say how"));
+        Backpressure(
+            code == ErrorCode::backpressure
+                ? "the worker's answer memory is full; drop answers or raise arena_bytes"
+                : "the endpoint failed, and the worker's answer memory is too full to say how"));
     answers_.write(writer_, *slot_);
   }
 }

@@ -14,11 +14,11 @@ BlockPool::BlockPool(std::byte* base, std::size_t capacity, std::size_t reserved
       reserved_(reserved),
       reserve_(std::move(reserve)),
       heap_(bip::create_only, base, reserved),
-      page_shift_((capacity >> kPageShift) + 2, kLarge) {}
+      pages_((capacity >> kPageShift) + 1) {}
 
 std::optional<std::uint64_t> BlockPool::allocate(std::size_t size) {
   if (size > (std::size_t{1} << kMaxShift)) {
-    const auto offset = allocate_large(size, 64);
+    const auto offset = allocate_large(size);
     if (offset) used_ += heap_.get_segment_manager()->size(at(*offset));
     return offset;
   }
@@ -27,46 +27,65 @@ std::optional<std::uint64_t> BlockPool::allocate(std::size_t size) {
   if (free_[shift].empty() && !refill(shift)) return std::nullopt;
   const std::uint64_t offset = free_[shift].back();
   free_[shift].pop_back();
+  ++page_of(offset)->live;
   used_ += std::size_t{1} << shift;
   return offset;
 }
 
 void BlockPool::free(std::uint64_t offset) {
-  if (const std::uint8_t shift = page_shift_[page_of(offset)]; shift != kLarge) {
-    free_[shift].push_back(offset);
-    used_ -= std::size_t{1} << shift;
+  if (Page* page = page_of(offset); page != nullptr) {
+    free_[page->shift].push_back(offset);
+    --page->live;
+    used_ -= std::size_t{1} << page->shift;
     return;
   }
   used_ -= heap_.get_segment_manager()->size(at(offset));
   heap_.deallocate(at(offset));
 }
 
-std::size_t BlockPool::page_of(std::uint64_t offset) const {
-  // Pages are aligned by address, and base_ need not be.
-  const auto base = reinterpret_cast<std::uintptr_t>(base_);
-  return ((base + offset) >> kPageShift) - (base >> kPageShift);
-}
-
-std::optional<std::uint64_t> BlockPool::allocate_large(std::size_t size, std::size_t alignment) {
+std::optional<std::uint64_t> BlockPool::allocate_large(std::size_t size) {
   if (size > capacity_) return std::nullopt;
   for (;;) {
-    void* block = heap_.allocate_aligned(size, alignment, std::nothrow);
+    void* block = heap_.allocate_aligned(size, 64, std::nothrow);
     if (block != nullptr) return static_cast<std::uint64_t>(static_cast<std::byte*>(block) - base_);
-    if (!grow(size + alignment)) return std::nullopt;
+    if (!grow(size + 64) && !reclaim()) return std::nullopt;
   }
 }
 
+/// The page a small block lies in; nullptr for large blocks. It begins in the block's own 64 KiB or
+/// in those before: pages are not aligned, because Boost's headers lie between them.
+BlockPool::Page* BlockPool::page_of(std::uint64_t offset) {
+  const std::uint64_t cell = offset >> kPageShift;
+  Page* page = &pages_[cell];
+  if (page->shift != 0 && offset >= page->begin) return page;
+  if (cell == 0) return nullptr;
+  page = &pages_[cell - 1];
+  return page->shift != 0 && offset - page->begin < kPageSize ? page : nullptr;
+}
+
 bool BlockPool::refill(std::size_t shift) {
-  // Pages are aligned to their size, so an offset tells its page; a page keeps its class for good
-  // (bounded by the peak of that class).
-  constexpr std::size_t kPageSize = std::size_t{1} << kPageShift;
-  const auto page = allocate_large(kPageSize, kPageSize);
-  if (!page) return false;
-  page_shift_[page_of(*page)] = static_cast<std::uint8_t>(shift);
+  const auto begin = allocate_large(kPageSize);
+  if (!begin) return false;
+  pages_[*begin >> kPageShift] = {*begin, 0, static_cast<std::uint8_t>(shift)};
   auto& list = free_[shift];
   const std::size_t blocks = kPageSize >> shift;
   list.reserve(list.size() + blocks);
-  for (std::size_t i = blocks; i-- > 0;) list.push_back(*page + (i << shift));
+  for (std::size_t i = blocks; i-- > 0;) list.push_back(*begin + (i << shift));
+  return true;
+}
+
+/// Gives pages without live blocks back to the heap. False if there are none.
+bool BlockPool::reclaim() {
+  const auto idle = [](const Page& page) { return page.shift != 0 && page.live == 0; };
+  if (std::none_of(pages_.begin(), pages_.end(), idle)) return false;
+  for (auto& list : free_) {
+    std::erase_if(list, [&](std::uint64_t offset) { return idle(*page_of(offset)); });
+  }
+  for (Page& page : pages_) {
+    if (!idle(page)) continue;
+    heap_.deallocate(at(page.begin));
+    page = {};
+  }
   return true;
 }
 

@@ -5,8 +5,9 @@
 // has to be repaired when the other side dies.
 //
 // Small blocks (up to 32 KiB) come from 64 KiB pages of one power-of-two size each and are recycled
-// last-in first-out, so that a block that is still in the cache is used first. Larger ones are
-// managed by Boost.Interprocess in place (best fit).
+// last-in first-out, so that a block that is still in the cache is used first. Larger ones, and the
+// pages, are managed by Boost.Interprocess in place (best fit). Pages without live blocks go back
+// to it when nothing else is left.
 //
 // Invariants
 //   B1  offsets are multiples of 64; a block never spans what was not reserved.
@@ -50,22 +51,30 @@ class BlockPool {
   std::size_t largest() const { return capacity_ > kOverhead ? capacity_ - kOverhead : 0; }
 
  private:
-  static constexpr std::size_t kMinShift = 6;    // 64 B
-  static constexpr std::size_t kMaxShift = 15;   // 32 KiB
-  static constexpr std::size_t kPageShift = 16;  // 64 KiB
+  static constexpr std::size_t kMinShift = 6;   // 64 B
+  static constexpr std::size_t kMaxShift = 15;  // 32 KiB
+  static constexpr std::size_t kPageShift = 16;
+  static constexpr std::size_t kPageSize = std::size_t{1} << kPageShift;  // 64 KiB
   static constexpr std::size_t kGrowth = std::size_t{1} << 20;
   static constexpr std::size_t kOverhead = 1024;  // Boost's header and one block's bookkeeping
-  static constexpr std::uint8_t kLarge = 0;
   using Heap = boost::interprocess::basic_managed_external_buffer<
       char,
       boost::interprocess::rbtree_best_fit<boost::interprocess::null_mutex_family,
                                            boost::interprocess::offset_ptr<void>>,
       boost::interprocess::iset_index>;
 
-  std::optional<std::uint64_t> allocate_large(std::size_t size, std::size_t alignment);
-  std::size_t page_of(std::uint64_t offset) const;
+  /// One page. At most one begins in each 64 KiB of the pool, so that is where it is looked up.
+  struct Page {
+    std::uint64_t begin = 0;
+    std::uint32_t live = 0;  // blocks
+    std::uint8_t shift = 0;  // size class of its blocks; 0: no page begins here
+  };
+
+  std::optional<std::uint64_t> allocate_large(std::size_t size);
+  Page* page_of(std::uint64_t offset);
   bool refill(std::size_t shift);
   bool grow(std::size_t wanted);
+  bool reclaim();
 
   std::byte* base_;
   std::size_t capacity_;
@@ -73,7 +82,7 @@ class BlockPool {
   std::size_t used_ = 0;
   Reserve reserve_;
   Heap heap_;
-  std::vector<std::uint8_t> page_shift_;  // per 64 KiB page: size class of its blocks, or kLarge
+  std::vector<Page> pages_;  // per 64 KiB of the pool
   std::array<std::vector<std::uint64_t>, kMaxShift + 1> free_;
 };
 

@@ -21,6 +21,8 @@ namespace {
 
 namespace bip = boost::interprocess;
 
+constexpr std::size_t kLongestName = 249;  // memfd_create(2)
+
 /// Lets Boost map a descriptor it did not open.
 struct MappableFd {
   int fd;
@@ -70,11 +72,18 @@ Result<Segment> Segment::create(const SegmentSpec& spec) {
                                      std::to_string(available) +
                                      " are available; ask for less (arena_bytes) or free some"});
   }
-  int raw = ::memfd_create(spec.name.c_str(), MFD_CLOEXEC | MFD_ALLOW_SEALING | MFD_NOEXEC_SEAL);
+  const std::string name = spec.name.substr(0, kLongestName);
+  int raw = ::memfd_create(name.c_str(), MFD_CLOEXEC | MFD_ALLOW_SEALING | MFD_NOEXEC_SEAL);
   if (raw < 0 && errno == EINVAL) {  // before Linux 6.3
-    raw = ::memfd_create(spec.name.c_str(), MFD_CLOEXEC | MFD_ALLOW_SEALING);
+    raw = ::memfd_create(name.c_str(), MFD_CLOEXEC | MFD_ALLOW_SEALING);
   }
-  if (raw < 0) return failure(ErrorCode::unavailable, "memfd_create for " + spec.name, errno);
+  if (raw < 0) {
+    const bool descriptors = errno == EMFILE || errno == ENFILE;
+    return failure(ErrorCode::unavailable,
+                   "memfd_create for " + spec.name +
+                       (descriptors ? " (raise the limit on open files, ulimit -n)" : ""),
+                   errno);
+  }
   FileDescriptor fd(raw);
   if (::ftruncate(raw, static_cast<off_t>(spec.size)) != 0) {
     return failure(ErrorCode::unavailable, "sizing " + spec.name, errno);

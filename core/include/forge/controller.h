@@ -82,7 +82,7 @@ class ActorFactory {
     Arguments result;
     (add_type<typename Storable<Args>::type>(result.types), ...);
     detail::Writer& writer = begin(sizeof...(Args));
-    (detail::Codec<typename Storable<Args>::type>::encode(writer, args), ...);
+    (put<typename Storable<Args>::type>(writer, args), ...);
     finish(writer, result);
     return result;
   }
@@ -92,6 +92,15 @@ class ActorFactory {
     using type = std::conditional_t<std::is_convertible_v<const T&, std::string_view>, std::string,
                                     std::remove_cvref_t<T>>;
   };
+  /// Text of any kind is encoded as what it will be, everything else as it is.
+  template <class T, class Arg>
+  static void put(detail::Writer& writer, const Arg& arg) {
+    if constexpr (std::is_same_v<T, Arg>) {
+      detail::Codec<T>::encode(writer, arg);
+    } else {
+      writer.string(std::string_view(arg));
+    }
+  }
   template <class T>
   static void add_type(std::vector<std::string>& types) {
     types.emplace_back();

@@ -8,6 +8,7 @@
 #include <forge/payload.h>
 #include <forge/result.h>
 #include <forge/task.h>
+#include <forge/wait.h>
 
 #include <atomic>
 #include <chrono>
@@ -194,8 +195,7 @@ class [[nodiscard]] Future {
   template <class Rep, class Period>
   bool wait_for(std::chrono::duration<Rep, Period> duration) {
     require_valid();
-    return state_->wait(std::chrono::steady_clock::now() +
-                        std::chrono::duration_cast<std::chrono::nanoseconds>(duration));
+    return state_->wait(detail::from_now(duration));
   }
 
   /// Calls f with the value, or with the whole Result<T> if f takes that, on the callback thread.

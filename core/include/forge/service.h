@@ -7,7 +7,9 @@
 #include <forge/router.h>
 
 #include <chrono>
+#include <cmath>
 #include <cstdint>
+#include <limits>
 #include <map>
 #include <memory>
 #include <string>
@@ -105,19 +107,41 @@ Writer& arguments_writer(const EndpointRef& endpoint);
 AnswerState* submit(const EndpointRef& endpoint, CallMode mode, Writer& arguments);
 OwnedCallOptions own(const CallOptions& options);
 
+[[noreturn]] void throw_does_not_fit(const std::string& number, std::size_t bytes, bool integer);
+
+/// Numbers that convert into each other: bool and characters keep to themselves in std::in_range.
+template <class T>
+inline constexpr bool kNumber = std::is_arithmetic_v<T> && !std::is_same_v<T, bool>;
+
+/// Does the value of `x` survive as an A? Fractions of floating point may be rounded, not cut off.
+template <class A, class X>
+constexpr bool number_fits(X x) {
+  if constexpr (std::is_integral_v<A> && std::is_integral_v<X>) {
+    if (std::is_signed_v<X> && x < X{0}) {
+      return std::is_signed_v<A> && static_cast<std::intmax_t>(x) >=
+                                        static_cast<std::intmax_t>(std::numeric_limits<A>::min());
+    }
+    return static_cast<std::uintmax_t>(x) <=
+           static_cast<std::uintmax_t>(std::numeric_limits<A>::max());
+  } else if constexpr (std::is_integral_v<A>) {
+    // 2^digits is the first power of two beyond A, and exact in any floating point.
+    const X beyond = std::ldexp(X{1}, std::numeric_limits<A>::digits);
+    return x < beyond && x >= (std::is_signed_v<A> ? -beyond : X{0}) && std::trunc(x) == x;
+  } else if constexpr (std::is_floating_point_v<X>) {
+    return !std::isfinite(x) || std::isfinite(static_cast<A>(x));
+  } else {
+    return true;
+  }
+}
+
 /// x as the payload type A: itself if it is one, converted if its value fits.
 template <class A, class X>
 decltype(auto) fit(X&& x) {
   using From = std::remove_cvref_t<X>;
   if constexpr (std::is_same_v<From, A>) {
     return static_cast<const A&>(x);
-  } else if constexpr (std::is_integral_v<From> && std::is_integral_v<A> &&
-                       !std::is_same_v<From, bool> && !std::is_same_v<A, bool>) {
-    if (!std::in_range<A>(x)) {
-      throw InvalidArgument("argument " + std::to_string(x) +
-                            " does not fit the endpoint's integer of " + std::to_string(sizeof(A)) +
-                            " bytes");
-    }
+  } else if constexpr (kNumber<From> && kNumber<A>) {
+    if (!number_fits<A>(x)) throw_does_not_fit(std::to_string(x), sizeof(A), std::is_integral_v<A>);
     return static_cast<A>(x);
   } else {
     return A(std::forward<X>(x));
@@ -212,7 +236,9 @@ inline constexpr bool kNever = false;
 }  // namespace detail
 
 template <class Signature>
-class Endpoint;
+class Endpoint {
+  static_assert(detail::kNever<Signature>, "forge: a signature is written as Result(Arguments...)");
+};
 
 /// An endpoint of a service. Cheap to copy; any thread. Errors arrive in the futures.
 template <class R, class... A>
@@ -277,7 +303,9 @@ class Endpoint<R(A...)> {
 };
 
 template <class Signature>
-class MeshEndpoint;
+class MeshEndpoint {
+  static_assert(detail::kNever<Signature>, "forge: a signature is written as Result(Arguments...)");
+};
 
 /// An endpoint of an actor mesh.
 template <class R, class... A>
@@ -360,7 +388,11 @@ struct BoundResult<ValueMesh<R>> {
   static constexpr bool kMesh = true;
 };
 template <class Signature>
-struct Bound;
+struct Bound {
+  static_assert(kNever<Signature>, "forge: a signature is written as Result(Arguments...)");
+  static std::string signature() { return {}; }
+  static constexpr bool kMesh = false;
+};
 template <class R, class... A>
 struct Bound<R(A...)> {
   static std::string signature() { return signature_of<typename BoundResult<R>::type(A...)>(); }

@@ -50,7 +50,8 @@ class [[nodiscard]] Result {
   /// Throws the error, with its dynamic type, if there is no value.
   T& value() & { return check(), *std::get_if<0>(&state_); }
   const T& value() const& { return check(), *std::get_if<0>(&state_); }
-  T&& value() && { return check(), std::move(*std::get_if<0>(&state_)); }
+  /// By value: `for (auto& x : future.result().value())` does not dangle.
+  T value() && { return check(), std::move(*std::get_if<0>(&state_)); }
   template <class U>
   T value_or(U&& other) const& {
     return has_value() ? *std::get_if<0>(&state_) : static_cast<T>(std::forward<U>(other));
@@ -63,7 +64,7 @@ class [[nodiscard]] Result {
 
   T& operator*() & { return value(); }
   const T& operator*() const& { return value(); }
-  T&& operator*() && { return std::move(*this).value(); }
+  T operator*() && { return std::move(*this).value(); }
   T* operator->() { return &value(); }
   const T* operator->() const { return &value(); }
 

@@ -1,4 +1,7 @@
+// How threads wait.
 #pragma once
+
+#include <chrono>
 
 namespace forge {
 
@@ -6,4 +9,18 @@ namespace forge {
 /// spins for a bounded time while work is outstanding and then sleeps, `block` sleeps at once.
 enum class Wait { spin, adaptive, block };
 
+namespace detail {
+
+/// The time `duration` from now; the end of time where the clock does not reach that far.
+template <class Rep, class Period>
+std::chrono::steady_clock::time_point from_now(std::chrono::duration<Rep, Period> duration) {
+  using Time = std::chrono::steady_clock::time_point;
+  using Wide = std::chrono::duration<long double>;
+  const Time now = std::chrono::steady_clock::now();
+  if (Wide(duration) >= Wide(Time::max() - now)) return Time::max();
+  if (duration <= duration.zero()) return now;
+  return now + std::chrono::ceil<Time::duration>(duration);
+}
+
+}  // namespace detail
 }  // namespace forge

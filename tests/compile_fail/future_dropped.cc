@@ -1,0 +1,4 @@
+// MESSAGE: nodiscard
+#include "prelude.h"
+
+void misuse(const ServiceEndpoint& endpoint) { endpoint.route(1); }

@@ -1,0 +1,4 @@
+// MESSAGE: services support route() and fanout()
+#include "prelude.h"
+
+void misuse(const ServiceEndpoint& endpoint) { endpoint.broadcast(1); }
