@@ -20,9 +20,9 @@ struct CallbackThread::Queue {
   std::thread thread;
 };
 
-CallbackThread::CallbackThread() : queue_(std::make_unique<Queue>()) {
-  // The thread owns a reference to nothing but the queue, which outlives it.
-  queue_->thread = shm::start_thread("forge-callback", {}, [queue = queue_.get()] {
+CallbackThread::CallbackThread() : queue_(std::make_shared<Queue>()) {
+  // The thread shares nothing but the queue.
+  queue_->thread = shm::start_thread("forge-callback", {}, [queue = queue_] {
     is_callback_thread = true;
     std::function<void()> work;
     for (;;) {
@@ -40,14 +40,13 @@ CallbackThread::CallbackThread() : queue_(std::make_unique<Queue>()) {
 
 CallbackThread::~CallbackThread() {
   if (in_forked_child()) {
-    (void)queue_.release();  // the thread does not exist here
+    (void)new std::shared_ptr<Queue>(queue_);  // the thread does not exist here
     return;
   }
   queue_->work.enqueue(nullptr);
   // The last owner may be a continuation itself.
   if (here()) {
     queue_->thread.detach();
-    (void)queue_.release();
   } else {
     queue_->thread.join();
   }

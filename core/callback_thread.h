@@ -21,7 +21,7 @@ class CallbackThread {
 
  private:
   struct Queue;
-  std::unique_ptr<Queue> queue_;
+  std::shared_ptr<Queue> queue_;  // with the thread
 };
 
 }  // namespace forge::core

@@ -124,7 +124,8 @@ TEST(AnswerPool, PutsOutOfBandBytesBehindTheHead) {
 TEST(AnswerPool, GivesASmallTensorABlockToo) {
   Answers answers;
   detail::Writer writer;
-  writer.tensor(Tensor(DType::i32, {2}));
+  const Tensor tensor(DType::i32, {2});  // the writer refers to its bytes
+  writer.tensor(tensor);
   EXPECT_NE(answers.write(writer).block, 0u) << "its bytes are out of band";
 }
 

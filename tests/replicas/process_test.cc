@@ -9,6 +9,7 @@
 #include <thread>
 
 #include "tests/replicas/roles.h"
+#include "tests/sanitizer.h"
 
 namespace forge::replicas {
 namespace {
@@ -182,18 +183,9 @@ TEST(SpawnProcess, NamesThePathAndTheReasonWhenItCannotStart) {
   }
 }
 
-#if defined(__SANITIZE_ADDRESS__)
-#define FORGE_TEST_WITH_UBSAN 1
-#elif defined(__has_feature)
-#if __has_feature(address_sanitizer)
-#define FORGE_TEST_WITH_UBSAN 1
-#endif
-#endif
-
 TEST(SpawnProcess, IsUnavailableAndLeavesNoChildWithoutDescriptors) {
-#ifdef FORGE_TEST_WITH_UBSAN
-  GTEST_SKIP() << "UBSan opens a pipe to look at an object's type, and takes no pipe for no object";
-#endif
+  if (tests::kUnderAsan)
+    GTEST_SKIP() << "UBSan opens a pipe to look at an object's type; no pipe is no object to it";
   const auto before = test::open_fds();
   rlimit limit;
   ::getrlimit(RLIMIT_NOFILE, &limit);
