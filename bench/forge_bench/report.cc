@@ -48,7 +48,7 @@ std::optional<FloorFigures> median_floor(const std::vector<Run>& runs) {
 
 struct Sums {
   LoadResult load;
-  std::optional<std::uint64_t> retries;
+  ServiceCounters counters;
   std::uint64_t restarts = 0;
   std::uint64_t kills = 0;
 };
@@ -57,7 +57,10 @@ Sums add_up(const std::vector<Run>& runs) {
   Sums sums;
   for (const Run& run : runs) {
     sums.load.merge(run.load);
-    if (run.retries) sums.retries = sums.retries.value_or(0) + *run.retries;
+    sums.counters.replays += run.counters.replays;
+    sums.counters.retries += run.counters.retries;
+    sums.counters.refused += run.counters.refused;
+    sums.counters.violations += run.counters.violations;
     sums.restarts += run.restarts;
     sums.kills += run.kills;
   }
@@ -67,6 +70,13 @@ Sums add_up(const std::vector<Run>& runs) {
 template <class T>
 Json optional_json(const std::optional<T>& value) {
   return value ? Json(*value) : Json();
+}
+
+void put(Json& json, const ServiceCounters& counters) {
+  json["replays"] = counters.replays;
+  json["retries"] = counters.retries;
+  json["refused_answers"] = counters.refused;
+  json["protocol_violations"] = counters.violations;
 }
 
 Json latency_json(const std::function<double(double)>& at) {
@@ -82,7 +92,7 @@ Json run_json(const Options& options, const Run& run) {
   json["measured_requests"] = load.latency.count();
   json["wrong_answers"] = load.wrong;
   json["errors"] = load.errors;
-  json["retries"] = optional_json(run.retries);
+  put(json, run.counters);
   json["restarts"] = run.restarts;
   json["kills"] = run.kills;
   json["throughput_rps"] = load.throughput();
@@ -247,7 +257,7 @@ Json to_json(const Options& options, const std::vector<Run>& runs) {
   json["requests"] = sums.load.sent;
   json["wrong_answers"] = sums.load.wrong;
   json["errors"] = sums.load.errors;
-  json["retries"] = optional_json(sums.retries);
+  put(json, sums.counters);
   json["restarts"] = sums.restarts;
   json["kills"] = sums.kills;
   json["throughput_rps"] = median_of(runs, [](const Run& run) { return run.load.throughput(); });
@@ -298,11 +308,10 @@ std::string to_text(const Options& options, const std::vector<Run>& runs) {
   out += labelled("floor", floor ? describe(*floor) : "not measured: it needs two cores");
   out += "\n" + table(options, runs) + "\n";
   out += labelled("ratio", ratio_line(options, runs));
-  const std::string retries =
-      sums.retries ? counted(*sums.retries, "retry", "retries") : "retries not counted";
-  out += labelled("requests", with_commas(sums.load.sent) + "; " + retries + ", " +
-                                  counted(sums.restarts, "restart") + ", " +
-                                  counted(sums.kills, "kill"));
+  out += labelled("requests",
+                  with_commas(sums.load.sent) + "; " + counted(sums.counters.replays, "replay") +
+                      ", " + counted(sums.counters.retries, "retry", "retries") + ", " +
+                      counted(sums.restarts, "restart") + ", " + counted(sums.kills, "kill"));
   out += labelled("errors", errors_line(sums.load));
   if (const auto accuracy = median_of(runs, &Run::accuracy)) {
     out += labelled("accuracy", text("%.2f %% of the images asked about", 100 * *accuracy));

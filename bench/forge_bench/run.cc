@@ -15,12 +15,6 @@ constexpr double kMostDrift = 0.20;
 constexpr double kMostLines = 4;
 constexpr double kLeastCore = 0.85;
 
-/// Adds the requests that a replica's deaths sent on their way again, if the library counts them.
-template <class Status>
-void add_retries(const Status& status, std::optional<std::uint64_t>& total) {
-  if constexpr (requires { status.retried; }) total = total.value_or(0) + status.retried;
-}
-
 LoadPlan load_plan(const Options& options, const Placement& place) {
   LoadPlan plan;
   plan.clients = options.clients;
@@ -90,8 +84,8 @@ Run run_service(const Options& options) {
   }
   for (const ReplicaStatus& replica : service.replicas()) {
     run.restarts += replica.incarnation - 1;
-    add_retries(replica, run.retries);
   }
+  run.counters = service.counters();
   service.shutdown();
   return run;
 }

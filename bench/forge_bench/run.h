@@ -3,6 +3,7 @@
 #pragma once
 
 #include <forge/options.h>
+#include <forge/service.h>
 #include <cstdint>
 #include <optional>
 #include <string>
@@ -28,7 +29,7 @@ struct Run {
   LoadResult load;
   std::uint64_t restarts = 0;
   std::uint64_t kills = 0;
-  std::optional<std::uint64_t> retries;  ///< requests handed to a worker again, where counted
+  ServiceCounters counters;              ///< what the service survived
   std::optional<double> accuracy;        ///< digits: share of the images recognised
   std::optional<FloorFigures> floor;     ///< between the probes before and after; none on one core
   double floor_drift = 0;                ///< of the yardstick's figure, as a share

@@ -306,7 +306,9 @@ TEST_F(Signals, WorkersInheritNeitherSignalsNorDescriptors) {
     for (auto& one :
          value_of(service.endpoint<payloads::ProcessState()>("process_state").fanout())) {
       const payloads::ProcessState state = one.value();
-      if (!tests::kUnderAsan) EXPECT_THAT(state.not_default, IsEmpty());  // it handles SIGSEGV
+      if (!tests::kUnderAsan) {  // it handles SIGSEGV
+        EXPECT_THAT(state.not_default, IsEmpty());
+      }
       EXPECT_THAT(state.blocked, IsEmpty());
       // What is left open is forge's own: shared memory and an eventfd.
       EXPECT_THAT(state.descriptors,
