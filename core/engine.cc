@@ -103,62 +103,67 @@ detail::AnswerState* Engine::submit(const detail::EndpointRef& endpoint, detail:
                                     detail::Writer& arguments) {
   require_no_fork();
   Lock lock(mutex_);
-  Status status = admit(endpoint, mode);
+  Refusal refusal = admit(endpoint, mode);
   Payload* payload = nullptr;
-  if (status.ok()) status = place(lock, arguments, payload);
-  if (!status.ok()) {
+  if (!refusal) refusal = place(lock, arguments, payload);
+  if (refusal) {
     arguments.reset();  // it may hold on to tensors of the arena
-    return failed(status);
+    return failed(std::move(refusal));
   }
   Call* call = nullptr;
   ++payload->users;  // ours, until all entries have been made
-  status = send_all(endpoint, mode, *payload, call);
+  refusal = send_all(endpoint, mode, *payload, call);
   release(*payload);
-  if (!status.ok()) return failed(status);
+  if (refusal) return failed(std::move(refusal));
   return call;
 }
 
-Status Engine::admit(const detail::EndpointRef& endpoint, detail::CallMode mode) {
+Refusal Engine::admit(const detail::EndpointRef& endpoint, detail::CallMode mode) {
   if (state_ != State::serving) {
-    return {ErrorCode::stopped, "service '" + launch_.name +
-                                    "' has been shut down; start a new one to call " +
-                                    endpoint_name(endpoint.index)};
+    return make_error({ErrorCode::stopped, "service '" + launch_.name +
+                                               "' has been shut down; start a new one to call " +
+                                               endpoint_name(endpoint.index)});
   }
   if (!endpoint.options.sess_id.empty()) {
-    return {ErrorCode::not_supported, "sessions are not served yet; call " +
-                                          endpoint_name(endpoint.index) + " without sess_id"};
+    return make_error({ErrorCode::not_supported, "sessions are not served yet; call " +
+                                                     endpoint_name(endpoint.index) +
+                                                     " without sess_id"});
   }
   if (endpoint.options.cancel.id != 0) {
-    return {ErrorCode::not_supported, "cancelling is not there yet; call " +
-                                          endpoint_name(endpoint.index) + " without cancel"};
+    return make_error(
+        {ErrorCode::not_supported,
+         "cancelling is not there yet; call " + endpoint_name(endpoint.index) + " without cancel"});
   }
   if (endpoint.options.timeout < std::chrono::nanoseconds::zero()) {
-    return {ErrorCode::deadline_exceeded,
-            launch_.name + "." + endpoint_name(endpoint.index) +
-                " was called with a negative timeout: its deadline has passed; it was not sent"};
+    return make_error(
+        {ErrorCode::deadline_exceeded,
+         launch_.name + "." + endpoint_name(endpoint.index) +
+             " was called with a negative timeout: its deadline has passed; it was not sent"});
   }
   if (mode == detail::CallMode::call_one && procs_ != 1) {
-    return {ErrorCode::invalid_argument, "call_one() needs a mesh of one rank; '" + launch_.name +
-                                             "' has " + std::to_string(procs_) +
-                                             ": use call() or choose()"};
+    return make_error({ErrorCode::invalid_argument,
+                       "call_one() needs a mesh of one rank; '" + launch_.name + "' has " +
+                           std::to_string(procs_) + ": use call() or choose()"});
   }
   return {};
 }
 
-Status Engine::place(Lock& lock, detail::Writer& arguments, Payload*& payload) {
+Refusal Engine::place(Lock& lock, detail::Writer& arguments, Payload*& payload) {
   const std::size_t size = arguments.block_size();
   const auto block = arena_->allocate(size);
   if (!block) {
     if (size > arena_->largest()) {
-      return {ErrorCode::payload_too_large, "arguments of " + std::to_string(size) +
-                                                " bytes do not fit the arena of service '" +
-                                                launch_.name + "'; raise arena_bytes (now " +
-                                                std::to_string(launch_.options.arena_bytes) + ")"};
+      return make_error(
+          {ErrorCode::payload_too_large, "arguments of " + std::to_string(size) +
+                                             " bytes do not fit the arena of service '" +
+                                             launch_.name + "'; raise arena_bytes (now " +
+                                             std::to_string(launch_.options.arena_bytes) + ")"});
     }
-    return {ErrorCode::backpressure,
-            "the arena of service '" + launch_.name + "' is full (" +
-                std::to_string(arena_->used()) + " bytes in use, " + std::to_string(size) +
-                " wanted); wait for answers, drop tensors or raise arena_bytes"};
+    return make_error({ErrorCode::backpressure,
+                       "the arena of service '" + launch_.name + "' is full (" +
+                           std::to_string(arena_->used()) + " bytes in use, " +
+                           std::to_string(size) +
+                           " wanted); wait for answers, drop tensors or raise arena_bytes"});
   }
   if (free_payloads_.empty()) {
     payloads_.push_back(std::make_unique<Payload>());
@@ -184,8 +189,8 @@ Status Engine::place(Lock& lock, detail::Writer& arguments, Payload*& payload) {
   if (state_ == State::serving) return {};
   ++payload->users;
   release(*payload);
-  return {ErrorCode::stopped,
-          "service '" + launch_.name + "' was shut down while a call was being made"};
+  return make_error({ErrorCode::stopped,
+                     "service '" + launch_.name + "' was shut down while a call was being made"});
 }
 
 replicas::Entry& Engine::open(const detail::EndpointRef& endpoint, Payload& payload, Call* call,
@@ -207,22 +212,22 @@ replicas::Entry& Engine::open(const detail::EndpointRef& endpoint, Payload& payl
   return entry;
 }
 
-Status Engine::send_all(const detail::EndpointRef& endpoint, detail::CallMode mode,
-                        Payload& payload, Call*& call) {
+Refusal Engine::send_all(const detail::EndpointRef& endpoint, detail::CallMode mode,
+                         Payload& payload, Call*& call) {
   using detail::CallMode;
   if (mode == CallMode::route) {
     call = &calls_.take();
     call->begin(shared_from_this(), 1, procs_);
     replicas::Entry& entry = open(endpoint, payload, call, 0);
-    Status status = route_one(entry, true);
-    if (!status.ok()) discard(entry, call);
-    return status;
+    Refusal refusal = route_one(entry, true);
+    if (refusal) discard(entry, call);
+    return refusal;
   }
   if (mode == CallMode::fanout) {
     if (healthy_.empty()) {
-      return {ErrorCode::no_healthy_replicas,
-              "fanout of " + launch_.name + "." + endpoint_name(endpoint.index) +
-                  ": no replica is healthy now; wait for one or use route()"};
+      return make_error({ErrorCode::no_healthy_replicas,
+                         "fanout of " + launch_.name + "." + endpoint_name(endpoint.index) +
+                             ": no replica is healthy now; wait for one or use route()"});
     }
     call = &calls_.take();
     call->begin(shared_from_this(), healthy_.size(), procs_);
@@ -232,23 +237,23 @@ Status Engine::send_all(const detail::EndpointRef& endpoint, detail::CallMode mo
       entry.home = replica.idx;
       part += procs_;
       Unit& unit = *units_[replica.idx];
-      if (const Status status = check_room(entry, unit); status.ok()) {
-        enqueue(entry, unit);
-      } else {
-        fail(entry, status);
+      if (Refusal refusal = check_room(entry, unit)) {
+        fail(entry, std::move(refusal));
         close(entry);
+      } else {
+        enqueue(entry, unit);
       }
     }
     return {};
   }
   Unit& unit = *units_[0];
   if (unit.state != ReplicaState::healthy) {
-    return {ErrorCode::worker_lost,
-            "actor mesh '" + launch_.name + "' has lost a rank (" +
-                (unit.failure.empty() ? unit.first_exit : unit.failure) +
-                "); meshes do not recover: start a new one, or use as_service",
-            {},
-            false};
+    return make_error({ErrorCode::worker_lost,
+                       "actor mesh '" + launch_.name + "' has lost a rank (" +
+                           (unit.failure.empty() ? unit.first_exit : unit.failure) +
+                           "); meshes do not recover: start a new one, or use as_service",
+                       {},
+                       false});
   }
   const bool one = mode == CallMode::choose;
   if (mode != CallMode::broadcast) {
@@ -264,13 +269,13 @@ Status Engine::send_all(const detail::EndpointRef& endpoint, detail::CallMode mo
         entry.rank = i;
     }
   }
-  Status status = check_room(entry, unit);
-  if (status.ok()) {
+  Refusal refusal = check_room(entry, unit);
+  if (refusal) {
+    discard(entry, call);
+  } else {
     enqueue(entry, unit);
-    return status;
   }
-  discard(entry, call);
-  return status;
+  return refusal;
 }
 
 /// A call that was refused after it had begun: its caller gets the reason from another one.
@@ -282,68 +287,70 @@ void Engine::discard(replicas::Entry& entry, Call* call) {
   call->abandon();
 }
 
-detail::AnswerState* Engine::failed(const Status& status) {
+detail::AnswerState* Engine::failed(Refusal refusal) {
   Call& call = calls_.take();
   call.begin(shared_from_this(), 0, 0);
-  call.refuse(make_error(status));
+  call.refuse(std::move(refusal));
   return &call;
 }
 
 // ---- routing
 
-Status Engine::route_one(replicas::Entry& entry, bool fresh) {
-  Status status;
-  if (Unit* unit = choose(entry, status)) {
-    if (fresh) status = check_room(entry, *unit);
-    if (status.ok()) enqueue(entry, *unit);
-    return status;
+Refusal Engine::route_one(replicas::Entry& entry, bool fresh) {
+  Refusal refusal;
+  if (Unit* unit = choose(entry, refusal)) {
+    if (fresh) refusal = check_room(entry, *unit);
+    if (!refusal) enqueue(entry, *unit);
+    return refusal;
   }
-  if (!status.ok()) return status;
+  if (refusal) return refusal;
   if (!anything_can_come_back()) {
     std::string reason = units_[0]->failure.empty() ? "" : " (" + units_[0]->failure + ")";
-    return {ErrorCode::unavailable, "no replica of service '" + launch_.name + "' can come back" +
-                                        reason + "; start a new service"};
+    return make_error({ErrorCode::unavailable, "no replica of service '" + launch_.name +
+                                                   "' can come back" + reason +
+                                                   "; start a new service"});
   }
   replicas::append(waiting_, entry);
   return {};
 }
 
-Engine::Unit* Engine::choose(const replicas::Entry& entry, Status& status) {
+Engine::Unit* Engine::choose(const replicas::Entry& entry, Refusal& refusal) {
   if (healthy_.empty()) return nullptr;
   Router& router = *routers_[entry.slot.endpoint];
   if (router.wants_load()) refresh_load();
   static const std::map<std::string, std::uint32_t, std::less<>> kNoSessions;
   const std::string& name = actor_->endpoints[entry.slot.endpoint].name;
-  const std::string who = "the router of endpoint '" + name + "'";
+  const auto refuse = [&](ErrorCode code, const std::string& text) {
+    refusal = make_error({code, "the router of endpoint '" + name + "' " + text});
+    return nullptr;
+  };
   try {
     const forge::Replica& chosen = router.get_replica(healthy_, {name, {}, kNoSessions, entry.key});
     if (&chosen < healthy_.data() || &chosen >= healthy_.data() + healthy_.size()) {
-      status = {ErrorCode::invalid_argument,
-                who + " returned a replica that is not an element of `healthy`"};
-      return nullptr;
+      return refuse(ErrorCode::invalid_argument,
+                    "returned a replica that is not an element of `healthy`");
     }
     return units_[chosen.idx].get();
   } catch (const Error& error) {  // keeps its class
-    status = to_status(error);
-    status.message = who + ": " + status.message;
+    return refuse(error.error_code(), std::string("refused: ") + error.what());
   } catch (const std::exception& error) {
-    status = {ErrorCode::invalid_argument, who + " threw: " + error.what()};
+    return refuse(ErrorCode::invalid_argument, std::string("threw: ") + error.what());
   } catch (...) {
-    status = {ErrorCode::invalid_argument, who + " threw something that is no exception"};
+    return refuse(ErrorCode::invalid_argument, "threw something that is no exception");
   }
-  return nullptr;
 }
 
-Status Engine::check_room(const replicas::Entry& entry, const Unit& unit) const {
+Refusal Engine::check_room(const replicas::Entry& entry, const Unit& unit) const {
   const auto limit = static_cast<std::size_t>(launch_.options.max_queued_requests +
                                               launch_.options.replica_max_concurrent_requests);
   // A call with a deadline waits for room until then: in the queue, beyond the limit.
   if (unit.load() < limit || entry.slot.deadline_ns != 0) return {};
-  return {ErrorCode::backpressure,
-          "replica " + std::to_string(unit.idx) + " of service '" + launch_.name + "' has " +
-              std::to_string(unit.load()) + " requests (max_queued_requests " +
-              std::to_string(launch_.options.max_queued_requests) +
-              "); slow down, add replicas, or give calls a timeout to wait for room"};
+  return make_error({ErrorCode::backpressure,
+                     "replica " + std::to_string(unit.idx) + " of service '" + launch_.name +
+                         "' has " + std::to_string(unit.load()) +
+                         " requests (max_queued_requests " +
+                         std::to_string(launch_.options.max_queued_requests) +
+                         "); slow down, add replicas, or give calls a timeout to wait for room"});
 }
 
 void Engine::refresh_load() {
@@ -405,8 +412,8 @@ void Engine::dispatch_waiting() {
   for (std::size_t count = waiting_.size(); count > 0; --count) {
     replicas::Entry& entry = waiting_.front();
     replicas::unlink(entry);
-    if (Status status = route_one(entry, false); !status.ok()) {
-      fail(entry, status);
+    if (Refusal refusal = route_one(entry, false)) {
+      fail(entry, std::move(refusal));
       close(entry);
     }
   }
@@ -422,17 +429,17 @@ bool Engine::anything_can_come_back() const {
 
 // ---- ending
 
-void Engine::fail(replicas::Entry& entry, const Status& status) {
+void Engine::fail(replicas::Entry& entry, Refusal why) {
   auto* call = static_cast<Call*>(entry.call);
   if (call == nullptr) return;
   entry.call = nullptr;
-  call->answer(entry.part).error = make_error(status);
+  call->answer(entry.part).error = std::move(why);
   if (call->settle()) call->complete();
 }
 
-void Engine::drop(replicas::Entry& entry, const Status& status) {
+void Engine::drop(replicas::Entry& entry, Refusal why) {
   replicas::unlink(entry);
-  fail(entry, status);
+  fail(entry, std::move(why));
   close(entry);
 }
 
@@ -507,11 +514,12 @@ void Engine::expire(SteadyTime now) {
     replicas::Entry* entry = ledger_.find(unpack(deadlines_.top().second));
     if (entry == nullptr) continue;
     const bool queued = entry->state == replicas::EntryState::queued;
-    const Status late{ErrorCode::deadline_exceeded,
-                      where(*entry) +
-                          (queued ? " was not started before its deadline"
-                                  : " was not answered before its deadline; it may still run") +
-                          "; raise the timeout or add replicas"};
+    const Refusal late =
+        make_error({ErrorCode::deadline_exceeded,
+                    where(*entry) +
+                        (queued ? " was not started before its deadline"
+                                : " was not answered before its deadline; it may still run") +
+                        "; raise the timeout or add replicas"});
     if (!queued) {
       fail(*entry, late);  // the entry stays until its worker lets go of the payload
     } else {

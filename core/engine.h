@@ -56,6 +56,9 @@ struct Launch {
   std::size_t arguments_head = 0;
 };
 
+/// Why something is not done; null if it is. Cheaper to hand around than a Status.
+using Refusal = std::shared_ptr<const Error>;
+
 /// What the engine thread should do next for this engine.
 enum class Attention { none, watch, spin };
 
@@ -148,14 +151,14 @@ class Engine final : public detail::Driver, public std::enable_shared_from_this<
   std::string endpoint_name(std::uint16_t index) const;
 
   // engine.cc [lock]
-  Status place(Lock& lock, detail::Writer& arguments, Payload*& payload);
-  Status admit(const detail::EndpointRef& endpoint, detail::CallMode mode);
-  Status send_all(const detail::EndpointRef& endpoint, detail::CallMode mode, Payload& payload,
-                  Call*& call);
+  Refusal place(Lock& lock, detail::Writer& arguments, Payload*& payload);
+  Refusal admit(const detail::EndpointRef& endpoint, detail::CallMode mode);
+  Refusal send_all(const detail::EndpointRef& endpoint, detail::CallMode mode, Payload& payload,
+                   Call*& call);
   /// `fresh`: it has not waited yet, so that the queue limit binds it.
-  Status route_one(replicas::Entry& entry, bool fresh);
-  Unit* choose(const replicas::Entry& entry, Status& status);
-  Status check_room(const replicas::Entry& entry, const Unit& unit) const;
+  Refusal route_one(replicas::Entry& entry, bool fresh);
+  Unit* choose(const replicas::Entry& entry, Refusal& refusal);
+  Refusal check_room(const replicas::Entry& entry, const Unit& unit) const;
   replicas::Entry& open(const detail::EndpointRef& endpoint, Payload& payload, Call* call,
                         std::uint32_t part);
   void refresh_load();
@@ -168,10 +171,10 @@ class Engine final : public detail::Driver, public std::enable_shared_from_this<
   void discard(replicas::Entry& entry, Call* call);
   void release(Payload& payload);
   /// Settles the entry's share with an error; the entry itself stays.
-  void fail(replicas::Entry& entry, const Status& status);
+  void fail(replicas::Entry& entry, Refusal why);
   /// fail(), and the entry leaves its list and is closed.
-  void drop(replicas::Entry& entry, const Status& status);
-  detail::AnswerState* failed(const Status& status);
+  void drop(replicas::Entry& entry, Refusal why);
+  detail::AnswerState* failed(Refusal refusal);
   void set_deadline(replicas::Entry& entry, std::chrono::nanoseconds timeout);
   void expire(SteadyTime now);
   bool anything_can_come_back() const;
@@ -216,7 +219,7 @@ class Engine final : public detail::Driver, public std::enable_shared_from_this<
   void schedule_restart(Unit& unit, const replicas::Death& death);
   void reset_life(Unit& unit);
   void mourn_mesh(Unit& unit);
-  void fail_everything(const Status& status);
+  void fail_everything(const Refusal& why);
   void update_healthy();
   /// While draining: will any open call still be answered?
   bool can_drain() const;

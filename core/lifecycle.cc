@@ -286,12 +286,12 @@ void Engine::update_healthy() {
 
 // ---- shutting down
 
-void Engine::fail_everything(const Status& status) {
-  while (!waiting_.empty()) drop(waiting_.front(), status);
+void Engine::fail_everything(const Refusal& why) {
+  while (!waiting_.empty()) drop(waiting_.front(), why);
   for (auto& unit : units_) {
-    while (!unit->queue.empty()) drop(unit->queue.front(), status);
+    while (!unit->queue.empty()) drop(unit->queue.front(), why);
     for (replicas::Entry& entry : unit->in_flight)
-      fail(entry, status);  // closed when the worker is gone
+      fail(entry, why);  // closed when the worker is gone
   }
 }
 
@@ -339,8 +339,9 @@ void Engine::shutdown(std::chrono::nanoseconds grace) {
   lock.lock();
   changed_.wait_until(lock, end, [&] { return !can_drain(); });
   const bool drained = ledger_.open_entries() == 0;
-  fail_everything({ErrorCode::stopped,
-                   "service '" + launch_.name + "' was shut down before the call was answered"});
+  fail_everything(
+      make_error({ErrorCode::stopped,
+                  "service '" + launch_.name + "' was shut down before the call was answered"}));
   stop_workers(false);
   // Workers without work leave by themselves; one that is still busy has had its grace.
   if (drained)

@@ -155,15 +155,16 @@ void Engine::sort_out(Unit& unit) {
     const replicas::Verdict verdict =
         launch_.mesh ? ledger_.lost_for_good(entry, started) : ledger_.lost(entry, started);
     if (verdict == replicas::Verdict::lost || entry.call == nullptr) {
-      fail(entry, {ErrorCode::worker_lost,
-                   where(entry) + ": " + unit.first_exit +
-                       (started ? " after the call had started; it may have been executed"
-                                : " before the call had started") +
-                       (entry.idempotent || launch_.mesh
-                            ? ""
-                            : "; mark the endpoint idempotent to have such calls retried"),
-                   {},
-                   started});
+      fail(entry,
+           make_error({ErrorCode::worker_lost,
+                       where(entry) + ": " + unit.first_exit +
+                           (started ? " after the call had started; it may have been executed"
+                                    : " before the call had started") +
+                           (entry.idempotent || launch_.mesh
+                                ? ""
+                                : "; mark the endpoint idempotent to have such calls retried"),
+                       {},
+                       started}));
       close(entry);
       continue;
     }
@@ -184,8 +185,8 @@ void Engine::sort_out(Unit& unit) {
 
 void Engine::mourn_mesh(Unit& unit) {
   unit.state = ReplicaState::stopped;
-  const Status lost{
-      ErrorCode::worker_lost, "actor mesh '" + launch_.name + "': " + unit.failure, {}, false};
+  const Refusal lost = make_error(
+      {ErrorCode::worker_lost, "actor mesh '" + launch_.name + "': " + unit.failure, {}, false});
   while (!unit.queue.empty()) drop(unit.queue.front(), lost);
   if (launch_.mesh && unit.was_healthy)
     host_->report_actor_failure({launch_.name, static_cast<int>(unit.failed_rank), unit.failure});
@@ -201,9 +202,10 @@ void Engine::schedule_restart(Unit& unit, const replicas::Death& death) {
   if (decision.action == replicas::Decision::Action::quarantine) {
     host_->log(LogLevel::error, name + "; it died too often and is quarantined");
     unit.state = ReplicaState::quarantined;
-    const Status gone{ErrorCode::unavailable,
-                      "replica " + std::to_string(unit.idx) + " of service '" + launch_.name +
-                          "' is quarantined after too many deaths (" + unit.failure + ")"};
+    const Refusal gone =
+        make_error({ErrorCode::unavailable,
+                    "replica " + std::to_string(unit.idx) + " of service '" + launch_.name +
+                        "' is quarantined after too many deaths (" + unit.failure + ")"});
     while (!unit.queue.empty()) drop(unit.queue.front(), gone);
     if (!anything_can_come_back()) {
       while (!waiting_.empty()) drop(waiting_.front(), gone);

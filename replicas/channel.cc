@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include "shm/prefetch.h"
+
 namespace forge::replicas {
 
 Result<std::shared_ptr<Channel>> Channel::create(const ChannelSpec& spec) {
@@ -71,6 +73,7 @@ void Channel::wake_worker() {
   if (response_->parked.load(std::memory_order_relaxed) != 0) {
     shm::ring(request_->worker_bell.word, shm::Scope::shared);
   }
+  shm::prefetch_for_write(requests_.next_slot(), sizeof(shm::RequestSlot));
 }
 
 bool Channel::pop(shm::ResponseSlot& out) {

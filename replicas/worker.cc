@@ -22,6 +22,7 @@
 #include "replicas/process.h"
 #include "shm/control_file.h"
 #include "shm/doorbell.h"
+#include "shm/prefetch.h"
 #include "shm/wait_strategy.h"
 
 namespace forge::replicas {
@@ -165,6 +166,8 @@ int Worker::run() {
 /// One request. False: this worker is done.
 bool Worker::step() {
   const shm::RequestSlot request = *requests_.front();
+  if (request.block <= arena_.size() - 2 * shm::kCacheLine)
+    shm::prefetch_for_read(arena_.data() + request.block, 2 * shm::kCacheLine);
   const std::uint64_t position = requests_.position();
   if (request.kind == shm::RequestKind::stop) {
     out_->exit_reason.store(shm::ExitReason::stopped, std::memory_order_release);
@@ -181,6 +184,7 @@ bool Worker::step() {
   responses_.publish();
   requests_.pop();
   ring_controller();
+  shm::prefetch_for_write(responses_.next_slot(), sizeof(shm::ResponseSlot));
   return go_on;
 }
 

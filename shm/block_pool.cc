@@ -4,9 +4,18 @@
 #include <bit>
 #include <new>
 
+#include "shm/prefetch.h"
+
 namespace forge::shm {
 
 namespace bip = boost::interprocess;
+
+namespace {
+// Copies between blocks whose addresses differ in their last 12 bits are slower, and devices like
+// whole pages; a block this large can spare one.
+constexpr std::size_t kPageAlignedFrom = 128 * 1024;
+constexpr std::size_t kOsPage = 4096;
+}  // namespace
 
 BlockPool::BlockPool(std::byte* base, std::size_t capacity, std::size_t reserved, Reserve reserve)
     : base_(base),
@@ -35,6 +44,7 @@ std::optional<std::uint64_t> BlockPool::allocate(std::size_t size) {
 void BlockPool::free(std::uint64_t offset) {
   if (Page* page = page_of(offset); page != nullptr) {
     free_[page->shift].push_back(offset);
+    prefetch_for_write(at(offset), 2 * kCacheLine);  // it is the first to be used again
     --page->live;
     used_ -= std::size_t{1} << page->shift;
     return;
@@ -46,7 +56,9 @@ void BlockPool::free(std::uint64_t offset) {
 std::optional<std::uint64_t> BlockPool::allocate_large(std::size_t size) {
   if (size > capacity_) return std::nullopt;
   for (;;) {
-    void* block = heap_.allocate_aligned(size, 64, std::nothrow);
+    void* block = nullptr;
+    if (size >= kPageAlignedFrom) block = heap_.allocate_aligned(size, kOsPage, std::nothrow);
+    if (block == nullptr) block = heap_.allocate_aligned(size, 64, std::nothrow);
     if (block != nullptr) return static_cast<std::uint64_t>(static_cast<std::byte*>(block) - base_);
     if (!grow(size + 64) && !reclaim()) return std::nullopt;
   }

@@ -57,6 +57,9 @@ class RingProducer {
   /// The slot to fill next, or nullptr when full. Not visible to the consumer before publish().
   Slot* try_claim() { return room() == 0 ? nullptr : &slots_[next_ & (capacity_ - 1)]; }
 
+  /// Where the next slot will be written; only for hints to the cache.
+  const Slot* next_slot() const { return &slots_[next_ & (capacity_ - 1)]; }
+
   /// Hands the claimed slot to the consumer.
   void publish() {
     ++next_;

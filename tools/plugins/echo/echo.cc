@@ -1,9 +1,9 @@
 // Echo: gives back what it gets. forge-bench measures with it; tests push bytes through it.
 #include <forge/plugin.h>
 
-#include <algorithm>
 #include <cstddef>
 #include <cstdint>
+#include <cstring>
 #include <span>
 #include <string>
 
@@ -18,7 +18,9 @@ class Echo : public forge::ForgeActor {
   /// One copy, from request memory straight into response memory.
   forge::Tensor tensor(const forge::Tensor& value) const {
     forge::Tensor answer = forge::context().allocate(value.dtype(), value.shape());
-    std::ranges::copy(value.bytes(), answer.span<std::byte>().data());
+    // Not std::copy: g++ 12 makes a loop over std::byte of it, at a sixth of the speed.
+    if (value.bytes().size() != 0)
+      std::memcpy(answer.span<std::byte>().data(), value.bytes().data(), value.bytes().size());
     return answer;
   }
 };
