@@ -30,6 +30,14 @@ Result<std::shared_ptr<Engine>> Engine::create(std::shared_ptr<Host> host, Launc
       std::shared_ptr<Engine>(new Engine(std::move(host), std::move(launch), std::move(*arena)));
   if (engine->launch_.manifest) {
     engine->actor_ = engine->launch_.manifest->find(engine->launch_.actor);
+    for (const auto& endpoint : engine->actor_->endpoints) {
+      if (endpoint.options.batch_size <= static_cast<int>(shm::kWindow)) continue;
+      return make_error(
+          {ErrorCode::invalid_argument, "endpoint '" + endpoint.name + "' wants batches of " +
+                                            std::to_string(endpoint.options.batch_size) +
+                                            "; the most is " + std::to_string(shm::kWindow)});
+    }
+    engine->forming_ = std::vector<Forming>(engine->actor_->endpoints.size());
     engine->routers_ = engine->host_->make_routers(*engine->actor_, engine->launch_.options);
   }
   return engine;
@@ -298,20 +306,29 @@ detail::AnswerState* Engine::failed(Refusal refusal) {
 
 Refusal Engine::route_one(replicas::Entry& entry, bool fresh) {
   Refusal refusal;
+  if (batches(entry) && !healthy_.empty()) {
+    if (fresh) refusal = check_room_anywhere(entry);
+    if (!refusal) collect(entry);
+    return refusal;
+  }
   if (Unit* unit = choose(entry, refusal)) {
     if (fresh) refusal = check_room(entry, *unit);
     if (!refusal) enqueue(entry, *unit);
     return refusal;
   }
   if (refusal) return refusal;
-  if (!anything_can_come_back()) {
-    std::string reason = units_[0]->failure.empty() ? "" : " (" + units_[0]->failure + ")";
-    return make_error({ErrorCode::unavailable, "no replica of service '" + launch_.name +
-                                                   "' can come back" + reason +
-                                                   "; start a new service"});
-  }
-  replicas::append(waiting_, entry);
-  return {};
+  refusal = check_hope();
+  if (!refusal) replicas::append(waiting_, entry);
+  return refusal;
+}
+
+/// Nobody is healthy: why there is no use in waiting.
+Refusal Engine::check_hope() const {
+  if (anything_can_come_back()) return {};
+  const std::string reason = units_[0]->failure.empty() ? "" : " (" + units_[0]->failure + ")";
+  return make_error({ErrorCode::unavailable, "no replica of service '" + launch_.name +
+                                                 "' can come back" + reason +
+                                                 "; start a new service"});
 }
 
 Engine::Unit* Engine::choose(const replicas::Entry& entry, Refusal& refusal) {
@@ -353,6 +370,15 @@ Refusal Engine::check_room(const replicas::Entry& entry, const Unit& unit) const
                          "); slow down, add replicas, or give calls a timeout to wait for room"});
 }
 
+Refusal Engine::check_room_anywhere(const replicas::Entry& entry) const {
+  Refusal refusal;
+  for (const forge::Replica& replica : healthy_) {
+    refusal = check_room(entry, *units_[replica.idx]);
+    if (!refusal) return refusal;
+  }
+  return refusal;
+}
+
 void Engine::refresh_load() {
   for (forge::Replica& replica : healthy_) {
     const Unit& unit = *units_[replica.idx];
@@ -366,46 +392,132 @@ void Engine::refresh_load() {
 }
 
 void Engine::enqueue(replicas::Entry& entry, Unit& unit) {
-  if (unit.queue.empty() && can_send(entry, unit)) {
+  if (unit.queue.empty() && entry.batch == 0 && can_send(entry, unit, 1)) {
     send(entry, unit);
     return;
   }
   replicas::append(unit.queue, entry);
 }
 
-bool Engine::can_send(const replicas::Entry& entry, Unit& unit) const {
+bool Engine::can_send(const replicas::Entry& entry, Unit& unit, std::size_t count) const {
   if (unit.state != ReplicaState::healthy && entry.slot.kind != shm::RequestKind::setup)
     return false;
-  if (procs_ > 1 && unit.in_flight.size() >= kLockstepWindow) return false;
+  if (procs_ > 1 && !unit.in_flight.empty() && unit.in_flight.size() + count > kLockstepWindow)
+    return false;
   if (entry.rank != replicas::kAllRanks) return unit.ranks[entry.rank].channel->has_room();
   for (const Rank& rank : unit.ranks) {
-    if (!rank.channel->has_room()) return false;
+    if (!rank.channel->has_room(count)) return false;
   }
   return true;
 }
 
 void Engine::send(replicas::Entry& entry, Unit& unit) {
   expect_answers();
+  entry.slot.batch = 1;
+  stage(entry, unit);
+  commit(entry.rank, unit);
+}
+
+void Engine::stage(replicas::Entry& entry, Unit& unit) {
   const bool all = entry.rank == replicas::kAllRanks;
   ledger_.sent(entry, unit.idx, unit.incarnation, all ? procs_ : 1);
   // Nothing can fail from here on, and only this process takes a call back: it enters all rings or,
   // above, none.
   for (std::uint32_t rank = all ? 0 : entry.rank; rank < (all ? procs_ : entry.rank + 1); ++rank) {
-    entry.positions.push_back(unit.ranks[rank].channel->push(entry.slot));
+    entry.positions.push_back(unit.ranks[rank].channel->stage(entry.slot));
   }
   replicas::append(unit.in_flight, entry);
   ++outstanding_;
-  for (std::uint32_t rank = all ? 0 : entry.rank; rank < (all ? procs_ : entry.rank + 1); ++rank) {
-    unit.ranks[rank].channel->wake_worker();
-  }
+}
+
+void Engine::commit(std::uint32_t rank, Unit& unit) {
+  const bool all = rank == replicas::kAllRanks;
+  const std::uint32_t end = all ? procs_ : rank + 1;
+  for (std::uint32_t i = all ? 0 : rank; i < end; ++i) unit.ranks[i].channel->commit();
+  for (std::uint32_t i = all ? 0 : rank; i < end; ++i) unit.ranks[i].channel->wake_worker();
 }
 
 void Engine::pump(Unit& unit) {
-  while (!unit.queue.empty() && can_send(unit.queue.front(), unit)) {
-    replicas::Entry& entry = unit.queue.front();
-    replicas::unlink(entry);
-    send(entry, unit);
+  while (!unit.queue.empty()) {
+    replicas::Entry& first = unit.queue.front();
+    std::uint32_t count = 1;  // what has been dropped meanwhile has left no gap in the queue
+    if (first.batch != 0) {
+      for (auto next = std::next(unit.queue.begin());
+           next != unit.queue.end() && next->batch == first.batch; ++next)
+        ++count;
+    }
+    if (!can_send(first, unit, count)) return;
+    expect_answers();
+    for (std::uint32_t i = 0; i < count; ++i) {
+      replicas::Entry& entry = unit.queue.front();
+      replicas::unlink(entry);
+      entry.slot.batch = i == 0 ? count : 0;
+      stage(entry, unit);
+    }
+    commit(first.rank, unit);
   }
+}
+
+// ---- batches
+
+bool Engine::batches(const replicas::Entry& entry) const {
+  return !entry.alone && entry.home == replicas::kAnyReplica &&
+         actor_->endpoints[entry.slot.endpoint].options.batch_size > 1;
+}
+
+void Engine::collect(replicas::Entry& entry) {
+  const std::size_t endpoint = entry.slot.endpoint;
+  const EndpointOptions& options = actor_->endpoints[endpoint].options;
+  Forming& forming = forming_[endpoint];
+  replicas::append(forming.entries, entry);
+  if (forming.entries.size() >= static_cast<std::size_t>(options.batch_size)) {
+    flush(endpoint);
+  } else if (forming.entries.size() == 1) {
+    forming.due = detail::from_now(options.batch_timeout);
+    arm(forming.due);
+  }
+}
+
+void Engine::flush(std::size_t endpoint) {
+  replicas::EntryList& entries = forming_[endpoint].entries;
+  if (entries.empty()) return;
+  Refusal refusal;
+  Unit* const unit = choose(entries.front(), refusal);
+  if (unit == nullptr && !refusal) refusal = check_hope();
+  // Endpoints that take one call at a time are only routed together.
+  const bool as_one = actor_->endpoints[endpoint].kind == EndpointKind::batched;
+  const std::uint64_t batch = as_one ? ++last_batch_ : 0;
+  while (!entries.empty()) {
+    replicas::Entry& entry = entries.front();
+    if (refusal) {
+      drop(entry, refusal);
+      continue;
+    }
+    replicas::unlink(entry);
+    entry.batch = batch;
+    replicas::append(unit == nullptr ? waiting_ : unit->queue, entry);
+  }
+  if (unit != nullptr) pump(*unit);
+}
+
+void Engine::flush_due(SteadyTime now) {
+  for (std::size_t endpoint = 0; endpoint < forming_.size(); ++endpoint) {
+    Forming& forming = forming_[endpoint];
+    if (forming.entries.empty()) continue;
+    if (forming.due <= now) {
+      flush(endpoint);
+    } else {
+      arm(forming.due);
+    }
+  }
+}
+
+void Engine::arm(SteadyTime at) {
+  const std::int64_t at_ns =
+      std::chrono::duration_cast<std::chrono::nanoseconds>(at.time_since_epoch()).count();
+  if (at_ns >= next_deadline_.load(std::memory_order_relaxed)) return;
+  next_deadline_.store(at_ns, std::memory_order_relaxed);
+  host_->engine_thread().wake_before(at_ns);
 }
 
 void Engine::dispatch_waiting() {
@@ -501,10 +613,7 @@ void Engine::set_deadline(replicas::Entry& entry, std::chrono::nanoseconds timeo
     deadlines_ = std::move(live);
   }
   deadlines_.emplace(entry.slot.deadline_ns, pack(entry.slot.id));
-  if (entry.slot.deadline_ns < next_deadline_.load(std::memory_order_relaxed)) {
-    next_deadline_.store(entry.slot.deadline_ns, std::memory_order_relaxed);
-    host_->engine_thread().wake_before(entry.slot.deadline_ns);
-  }
+  arm(at);
 }
 
 void Engine::expire(SteadyTime now) {
@@ -528,6 +637,7 @@ void Engine::expire(SteadyTime now) {
   }
   next_deadline_.store(deadlines_.empty() ? INT64_MAX : deadlines_.top().first,
                        std::memory_order_relaxed);
+  flush_due(now);
 }
 
 std::optional<SteadyTime> Engine::next_deadline() {

@@ -8,7 +8,8 @@
 // spawn(), prepare() and on_exit().
 //
 // Invariants
-//   E1  Every entry in the ledger is in exactly one list: waiting_, a unit's queue or its in_flight.
+//   E1  Every entry in the ledger is in exactly one list: waiting_, a forming batch, a unit's queue or
+//       its in_flight.
 //   E2  A call is completed once: when its last share settles. An entry whose share has been settled
 //       early (deadline, shutdown) has call == nullptr.
 //   E3  While entries are in flight, somebody will look at their answers: a caller holds the role, or
@@ -101,6 +102,12 @@ class Engine final : public detail::Driver, public std::enable_shared_from_this<
   enum class State { serving, draining, closed };
   enum class Role : std::uint32_t { free, caller, engine };
 
+  /// A batch of one endpoint that is being collected.
+  struct Forming {
+    replicas::EntryList entries;
+    SteadyTime due{};  ///< when it leaves even if it is not full
+  };
+
   /// Encoded arguments in the arena, shared by the entries that carry them.
   struct Payload {
     std::uint64_t block = 0;
@@ -159,13 +166,22 @@ class Engine final : public detail::Driver, public std::enable_shared_from_this<
   Refusal route_one(replicas::Entry& entry, bool fresh);
   Unit* choose(const replicas::Entry& entry, Refusal& refusal);
   Refusal check_room(const replicas::Entry& entry, const Unit& unit) const;
+  Refusal check_hope() const;
+  Refusal check_room_anywhere(const replicas::Entry& entry) const;
   replicas::Entry& open(const detail::EndpointRef& endpoint, Payload& payload, Call* call,
                         std::uint32_t part);
   void refresh_load();
   void enqueue(replicas::Entry& entry, Unit& unit);
-  bool can_send(const replicas::Entry& entry, Unit& unit) const;
+  bool can_send(const replicas::Entry& entry, Unit& unit, std::size_t count) const;
   void send(replicas::Entry& entry, Unit& unit);
+  void stage(replicas::Entry& entry, Unit& unit);
+  void commit(std::uint32_t rank, Unit& unit);
   void pump(Unit& unit);
+  bool batches(const replicas::Entry& entry) const;
+  void collect(replicas::Entry& entry);
+  void flush(std::size_t endpoint);
+  void flush_due(SteadyTime now);
+  void arm(SteadyTime at);
   void dispatch_waiting();
   void close(replicas::Entry& entry);
   void discard(replicas::Entry& entry, Call* call);
@@ -191,6 +207,7 @@ class Engine final : public detail::Driver, public std::enable_shared_from_this<
   std::size_t drain();                                     // [lock]
   void drain_channel(PollMember& member, std::size_t& n);  // [lock]
   void on_answer(PollMember& member, const shm::ResponseSlot& slot);
+  bool retry_alone(replicas::Entry& entry);
   void store(Answer& answer, replicas::Entry& entry, replicas::Channel& channel,
              const shm::ResponseSlot& slot);
   void expect_answers();    // [lock] E3, before a push
@@ -243,6 +260,8 @@ class Engine final : public detail::Driver, public std::enable_shared_from_this<
   std::vector<std::unique_ptr<Unit>> units_;        // fixed number; contents [lock]
   std::vector<forge::Replica> healthy_;             // [lock] what routers see
   std::vector<std::shared_ptr<Router>> routers_;    // [lock] by endpoint
+  std::vector<Forming> forming_;                    // [lock] by endpoint
+  std::uint64_t last_batch_ = 0;                    // [lock]
   replicas::EntryList waiting_;                     // [lock] for any replica to come up
   std::size_t outstanding_ = 0;                     // [lock] entries in flight
   std::size_t processes_ = 0;           // [lock] started and not reaped, or being started
@@ -253,8 +272,8 @@ class Engine final : public detail::Driver, public std::enable_shared_from_this<
 
   using Deadline = std::pair<std::int64_t, std::uint64_t>;  // time, request id packed
   std::priority_queue<Deadline, std::vector<Deadline>, std::greater<>>
-      deadlines_;  // [lock] lazily purged
-  std::atomic<std::int64_t> next_deadline_{INT64_MAX};
+      deadlines_;                                       // [lock] lazily purged
+  std::atomic<std::int64_t> next_deadline_{INT64_MAX};  // or the next batch that is due
 
   std::atomic<Role> role_{Role::free};
   bool attended_ = false;         // [lock] the engine thread has promised to look again soon

@@ -288,6 +288,9 @@ void Engine::update_healthy() {
 
 void Engine::fail_everything(const Refusal& why) {
   while (!waiting_.empty()) drop(waiting_.front(), why);
+  for (Forming& forming : forming_) {
+    while (!forming.entries.empty()) drop(forming.entries.front(), why);
+  }
   for (auto& unit : units_) {
     while (!unit->queue.empty()) drop(unit->queue.front(), why);
     for (replicas::Entry& entry : unit->in_flight)
@@ -322,7 +325,9 @@ bool Engine::can_drain() const {
     if (unit->load() != 0) return true;
     anyone = true;
   }
-  return anyone && !waiting_.empty();
+  const bool queued = !waiting_.empty() || std::any_of(forming_.begin(), forming_.end(),
+                                                       [](auto& f) { return !f.entries.empty(); });
+  return anyone && queued;
 }
 
 void Engine::shutdown(std::chrono::nanoseconds grace) {
@@ -333,6 +338,7 @@ void Engine::shutdown(std::chrono::nanoseconds grace) {
     return;
   }
   state_ = State::draining;
+  for (std::size_t endpoint = 0; endpoint < forming_.size(); ++endpoint) flush(endpoint);
   attended_ = true;
   lock.unlock();
   host_->engine_thread().wake();

@@ -300,6 +300,7 @@ void Engine::on_answer(PollMember& member, const shm::ResponseSlot& slot) {
     return;
   }
   const bool setup = entry->slot.kind == shm::RequestKind::setup;
+  if ((slot.flags & shm::kBatchFailed) != 0 && entry->batch != 0) entry->alone = true;
   if (setup) {
     setup_answered(unit, member.rank, slot);
   } else if (auto* call = static_cast<Call*>(entry->call)) {
@@ -311,6 +312,10 @@ void Engine::on_answer(PollMember& member, const shm::ResponseSlot& slot) {
   if (entry->waiting != 0) return;
   replicas::unlink(*entry);
   --outstanding_;
+  if (std::exchange(entry->batch, 0) != 0 && entry->alone && retry_alone(*entry)) {
+    pump(unit);
+    return;
+  }
   auto* call = static_cast<Call*>(std::exchange(entry->call, nullptr));
   close(*entry);
   if (setup) {
@@ -320,6 +325,20 @@ void Engine::on_answer(PollMember& member, const shm::ResponseSlot& slot) {
   unit.answered = true;
   if (call != nullptr && call->settle()) call->complete();
   if (!unit.queue.empty()) pump(unit);
+}
+
+/// Its batch failed: it is tried by itself. False: it has been tried often enough.
+bool Engine::retry_alone(replicas::Entry& entry) {
+  auto* const call = static_cast<Call*>(entry.call);
+  if (call == nullptr || ledger_.lost(entry, true) != replicas::Verdict::retry) return false;
+  for (std::uint32_t rank = 0; rank < procs_; ++rank) call->answer(entry.part + rank).clear();
+  ++counters_.retries;
+  entry.replica = replicas::kAnyReplica;
+  if (Refusal refusal = route_one(entry, false)) {
+    fail(entry, std::move(refusal));
+    close(entry);
+  }
+  return true;
 }
 
 void Engine::store(Answer& answer, replicas::Entry& entry, replicas::Channel& channel,

@@ -171,6 +171,8 @@ void Engine::sort_out(Unit& unit) {
     if (verdict == replicas::Verdict::retry) ++counters_.retries;
     if (verdict == replicas::Verdict::replay) ++counters_.replays;
     entry.replica = replicas::kAnyReplica;
+    entry.alone = entry.alone || (entry.batch != 0 && started);
+    entry.batch = 0;
     replicas::prepend(entry.home == replicas::kAnyReplica ? waiting_ : unit.queue, entry);
   }
   // What had only queued for this replica goes elsewhere too, behind what was ahead of it.
@@ -178,6 +180,7 @@ void Engine::sort_out(Unit& unit) {
     replicas::Entry& entry = *it++;
     if (entry.home != replicas::kAnyReplica) continue;
     replicas::unlink(entry);
+    entry.batch = 0;
     replicas::append(waiting_, entry);
   }
   if (!healthy_.empty()) dispatch_waiting();

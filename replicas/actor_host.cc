@@ -113,9 +113,9 @@ Status ActorHost::setup() noexcept {
   });
 }
 
-ErrorCode ActorHost::invoke(std::size_t endpoint, detail::Reader& args, detail::Writer& out,
-                            detail::ResultSink& sink, std::uint32_t elements) noexcept {
-  Invocation call{args, out, sink, elements};
+ErrorCode ActorHost::invoke(std::size_t endpoint, std::span<detail::Reader> args,
+                            detail::Writer& out, detail::ResultSink& sink) noexcept {
+  Invocation call{args, out, sink};
   const auto run = [&]() -> Status {
     if (endpoint >= info_->endpoints.size()) {
       return {ErrorCode::unknown_endpoint,
@@ -125,9 +125,9 @@ ErrorCode ActorHost::invoke(std::size_t endpoint, detail::Reader& args, detail::
               {}};
     }
     const detail::EndpointInfo& info = info_->endpoints[endpoint];
-    if (elements != 1 && (info.kind != EndpointKind::batched || elements == 0)) {
+    if (args.size() != 1 && (info.kind != EndpointKind::batched || args.empty())) {
       return {ErrorCode::invalid_argument,
-              info_->name + "." + info.name + " was called with " + std::to_string(elements) +
+              info_->name + "." + info.name + " was called with " + std::to_string(args.size()) +
                   " elements; only batched endpoints take several",
               {}};
     }

@@ -7,7 +7,7 @@
 // Invariants
 //   H1  No exception of plugin code leaves a verb: it becomes a Status or an encoded error.
 //   H2  After invoke the Writer holds either what the sink was given, or one encoded error.
-//   H3  The sink sees a result only if it is complete, and at most once per request.
+//   H3  The sink sees results of elements in order, each at most once, after the method has ended.
 #pragma once
 
 #include <forge/error.h>
@@ -17,6 +17,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <span>
 #include <string_view>
 
 namespace forge::replicas {
@@ -31,12 +32,12 @@ class ActorHost {
   /// Runs the actor's setup(). Precondition: create() was ok.
   Status setup() noexcept;
 
-  /// Runs an endpoint, by its index in the manifest. ok: `sink` was given the encoded result while
-  /// it lived. Otherwise `out` holds an error as write_error encodes it, which refers to nothing;
-  /// also when the sink threw. `elements` above 1 is for batched endpoints.
-  /// Precondition: create() was ok, and `out` has been reset.
-  ErrorCode invoke(std::size_t endpoint, detail::Reader& args, detail::Writer& out,
-                   detail::ResultSink& sink, std::uint32_t elements = 1) noexcept;
+  /// Runs an endpoint, by its index in the manifest; `args` holds one reader per element, several
+  /// for batched endpoints. ok: `sink` was given the outcome of each element. Otherwise `out` holds
+  /// an error for all of them as write_error encodes it, which refers to nothing; also when the sink
+  /// threw. Precondition: create() was ok, and `out` has been reset.
+  ErrorCode invoke(std::size_t endpoint, std::span<detail::Reader> args, detail::Writer& out,
+                   detail::ResultSink& sink) noexcept;
 
   const Module& module() const { return *module_; }
   /// Null before create().

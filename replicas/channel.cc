@@ -52,12 +52,17 @@ void Channel::close_fds() {
   answers_->close_fd();
 }
 
-std::uint64_t Channel::push(const shm::RequestSlot& slot) {
-  flush_releases();
+std::uint64_t Channel::stage(const shm::RequestSlot& slot) {
   const std::uint64_t position = requests_.position();
-  requests_.try_push(slot);
+  *requests_.try_claim() = slot;
+  requests_.stage();
   ++outstanding_;
   return position;
+}
+
+void Channel::commit() {
+  flush_releases();
+  requests_.commit();
 }
 
 void Channel::flush_releases() {

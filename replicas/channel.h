@@ -98,9 +98,18 @@ class Channel {
   void close_fds();
 
   // ---- pushing [lock]
-  bool has_room() { return outstanding_ < shm::kWindow && requests_.room() > 0; }
-  /// Publishes a descriptor and returns its position. Precondition: has_room().
-  std::uint64_t push(const shm::RequestSlot& slot);
+  bool has_room(std::uint64_t slots = 1) {
+    return outstanding_ + slots <= shm::kWindow && requests_.room(slots) >= slots;
+  }
+  /// Puts a descriptor into the ring and returns its position; the worker sees it after commit().
+  /// Precondition: has_room().
+  std::uint64_t stage(const shm::RequestSlot& slot);
+  void commit();
+  std::uint64_t push(const shm::RequestSlot& slot) {
+    const std::uint64_t position = stage(slot);
+    commit();
+    return position;
+  }
   /// Takes waiting releases to the worker, as many as fit.
   void flush_releases();
 

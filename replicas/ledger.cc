@@ -46,6 +46,8 @@ Entry& Ledger::open(std::uint16_t client) {
   entry.waiting = 0;
   entry.part = 0;
   entry.incarnation = 0;
+  entry.batch = 0;
+  entry.alone = false;
   entry.call = nullptr;
   entry.payload = nullptr;
   return entry;

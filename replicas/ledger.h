@@ -44,6 +44,8 @@ struct Entry : boost::intrusive::list_base_hook<> {
   std::uint32_t waiting = 0;            ///< ranks that have not answered
   std::uint32_t part = 0;               ///< index of its first answer in the call
   std::uint64_t incarnation = 0;        ///< of that replica
+  std::uint64_t batch = 0;              ///< neighbours with this number are sent as one; 0: none
+  bool alone = false;                   ///< its batch failed: it goes on by itself
   shm::RequestSlot slot{};              ///< the descriptor, pushed as it is; holds id and attempt
   std::vector<std::uint64_t> positions;  ///< ring position per rank it was sent to
   std::vector<bool> answered;            ///< per rank

@@ -10,6 +10,7 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <deque>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -97,7 +98,15 @@ class Worker final : public Context, public detail::ResultSink {
   Tensor allocate_response(DType dtype, std::span<const std::int64_t> shape) override {
     return answers_.allocate(dtype, shape);
   }
-  void value(detail::Writer& out) override { answers_.write(out, *slot_); }
+  void value(detail::Writer& out) override {
+    if (in_batch_) return give([&] { answers_.write(out, *slot_); });
+    answers_.write(out, *slot_);
+  }
+  void error(const Error& error) override {
+    give([&] { error.raise(); });
+  }
+  template <class Write>
+  void give(Write write);
 
   static std::int64_t now_ns() {
     return std::chrono::steady_clock::now().time_since_epoch().count();
@@ -106,6 +115,12 @@ class Worker final : public Context, public detail::ResultSink {
   bool step();
   bool handle(const shm::RequestSlot& request, std::uint64_t position);
   void execute(const shm::RequestSlot& request);
+  bool run_batch(std::uint32_t count);
+  shm::ResponseSlot& claim(const shm::RequestSlot& request);
+  bool is_late(const shm::RequestSlot& request) const;
+  bool in_arena(const shm::RequestSlot& request) const;
+  detail::Reader reader(const shm::RequestSlot& request, RequestSource& source) const;
+  void write_error(ErrorCode code);
   bool set_up(detail::Reader& reader);
   void write_status(const Status& status);
   void ring_controller();
@@ -119,12 +134,17 @@ class Worker final : public Context, public detail::ResultSink {
   shm::RingConsumer<shm::RequestSlot> requests_;
   shm::RingProducer<shm::ResponseSlot> responses_;
   AnswerPool answers_;
-  RequestSource source_;
   std::optional<ActorHost> host_;  // after the memory its tensors lie in
   detail::Writer writer_;
   shm::ResponseSlot* slot_ = nullptr;  // being filled
-  std::uint32_t rung_ = 0;             // the controller's parking we have rung for
-  std::int64_t deadline_ns_ = 0;       // of the current call
+  bool in_batch_ = false;
+  // Of the current batch:
+  std::vector<shm::RequestSlot> live_;   // those that are executed
+  std::size_t given_ = 0;                // of them, how many have been answered
+  std::vector<detail::Reader> readers_;  // as many
+  std::deque<RequestSource> sources_;    // at least as many; only grows
+  std::uint32_t rung_ = 0;               // the controller's parking we have rung for
+  std::int64_t deadline_ns_ = 0;         // of the current call
   std::size_t batch_size_ = 1;
   std::string sess_id_;
 };
@@ -138,7 +158,8 @@ Worker::Worker(shm::Segment requests, shm::Segment responses, shm::Segment arena
       requests_(in_->requests, shm::kWindow, in_->requests_tail, out_->requests_head),
       responses_(out_->responses, shm::kWindow, out_->responses_tail, in_->responses_head),
       answers_(response_file_, in_->releases, in_->releases_tail, out_->releases_head),
-      source_(arena_) {
+      sources_() {
+  sources_.emplace_back(arena_);
   out_->header = shm::make_header(response_file_.size(), in_->header.incarnation);
 }
 
@@ -173,33 +194,59 @@ bool Worker::step() {
     out_->exit_reason.store(shm::ExitReason::stopped, std::memory_order_release);
     return false;
   }
-  slot_ = responses_.try_claim();  // never full: the controller keeps calls within the window
-  if (slot_ == nullptr) std::abort();
-  slot_->id = request.id;
-  slot_->attempt = request.attempt;
-  slot_->kind = shm::ResponseKind::value;
-  slot_->flags = 0;
+  if (request.batch > 1) return run_batch(request.batch);
+  slot_ = &claim(request);
   const bool go_on = handle(request, position);
-  source_.end();  // before we answer: the arena's bytes are ours no longer than that
-  responses_.publish();
+  sources_.front().end();  // before we answer: the arena's bytes are ours no longer than that
+  responses_.commit();
   requests_.pop();
   ring_controller();
   shm::prefetch_for_write(responses_.next_slot(), sizeof(shm::ResponseSlot));
   return go_on;
 }
 
-bool Worker::handle(const shm::RequestSlot& request, std::uint64_t position) {
+/// The next response slot, staged, as the answer to this request.
+shm::ResponseSlot& Worker::claim(const shm::RequestSlot& request) {
+  shm::ResponseSlot* slot = responses_.try_claim();  // never full: calls are kept within the window
+  if (slot == nullptr) std::abort();
+  responses_.stage();
+  slot->id = request.id;
+  slot->attempt = request.attempt;
+  slot->kind = shm::ResponseKind::value;
+  slot->flags = 0;
+  slot->block = 0;
+  slot->head_size = 0;
+  return *slot;
+}
+
+bool Worker::is_late(const shm::RequestSlot& request) const {
   // In lockstep the controller alone decides: ranks might see different times.
-  if (request.deadline_ns != 0 && procs() == 1 && now_ns() > request.deadline_ns) {
+  return request.deadline_ns != 0 && procs() == 1 && now_ns() > request.deadline_ns;
+}
+
+bool Worker::in_arena(const shm::RequestSlot& request) const {
+  return request.block <= arena_.size() && request.block_size <= arena_.size() - request.block &&
+         request.head_size <= request.block_size;
+}
+
+/// Precondition: in_arena().
+detail::Reader Worker::reader(const shm::RequestSlot& request, RequestSource& source) const {
+  const std::span<const std::byte> block(arena_.data() + request.block, request.block_size);
+  const auto blobs = block.subspan(
+      std::min(block.size(), detail::align_up(request.head_size, detail::kBlockAlignment)));
+  source.begin(blobs);
+  return detail::Reader(block.first(request.head_size), blobs, &source);
+}
+
+bool Worker::handle(const shm::RequestSlot& request, std::uint64_t position) {
+  if (is_late(request)) {
     slot_->kind = shm::ResponseKind::expired;
-    slot_->block = slot_->head_size = 0;
     return true;
   }
   // Release: whoever sees an effect of the call sees that it was started. Stored before the first
   // payload byte is read.
   out_->started.position.store(position + 1, std::memory_order_release);
-  if (request.block > arena_.size() || request.block_size > arena_.size() - request.block ||
-      request.head_size > request.block_size) {
+  if (!in_arena(request)) {
     write_status({ErrorCode::invalid_argument,
                   "a request lies outside of the arena; use controller and worker of one build"});
     return true;
@@ -208,29 +255,24 @@ bool Worker::handle(const shm::RequestSlot& request, std::uint64_t position) {
     execute(request);
     return true;
   }
-  const std::span<const std::byte> block(arena_.data() + request.block, request.block_size);
-  const auto blobs = block.subspan(
-      std::min(block.size(), detail::align_up(request.head_size, detail::kBlockAlignment)));
-  source_.begin(blobs);
-  detail::Reader reader(block.first(request.head_size), blobs, &source_);
-  if (set_up(reader)) return true;
+  detail::Reader arguments = reader(request, sources_.front());
+  if (set_up(arguments)) return true;
   out_->exit_reason.store(shm::ExitReason::setup_failed, std::memory_order_release);
   return false;
 }
 
 void Worker::execute(const shm::RequestSlot& request) {
-  const std::span<const std::byte> block(arena_.data() + request.block, request.block_size);
-  const auto blobs = block.subspan(
-      std::min(block.size(), detail::align_up(request.head_size, detail::kBlockAlignment)));
-  source_.begin(blobs);
-  detail::Reader reader(block.first(request.head_size), blobs, &source_);
+  detail::Reader arguments = reader(request, sources_.front());
   writer_.reset(answers_.home());
   deadline_ns_ = request.deadline_ns;
-  batch_size_ = request.batch;
-  const ErrorCode code =
-      host_ ? host_->invoke(request.endpoint, reader, writer_, *this, request.batch)
-            : ErrorCode::invalid_argument;
-  if (code == ErrorCode::ok) return;
+  batch_size_ = 1;
+  const ErrorCode code = host_ ? host_->invoke(request.endpoint, {&arguments, 1}, writer_, *this)
+                               : ErrorCode::invalid_argument;
+  if (code != ErrorCode::ok) write_error(code);
+}
+
+/// Puts the error that writer_ holds into slot_.
+void Worker::write_error(ErrorCode code) {
   slot_->kind = shm::ResponseKind::error;
   try {
     answers_.write(writer_, *slot_);
@@ -243,6 +285,63 @@ void Worker::execute(const shm::RequestSlot& request) {
                 ? "the worker's answer memory is full; drop answers or raise arena_bytes"
                 : "the endpoint failed, and the worker's answer memory is too full to say how"));
     answers_.write(writer_, *slot_);
+  }
+}
+
+/// A batch: one execution for the next `count` requests. Each has its own answer, and all answers are
+/// published together.
+bool Worker::run_batch(std::uint32_t count) {
+  if (count > shm::kWindow || requests_.peek(count - 1) == nullptr)
+    std::abort();  // never: one commit
+  live_.clear();
+  readers_.clear();
+  while (sources_.size() < count) sources_.emplace_back(arena_);
+  std::int64_t last_deadline = 0;
+  bool limited = true;
+  for (std::uint32_t i = 0; i < count; ++i) {
+    const shm::RequestSlot request = *requests_.peek(i);
+    if (is_late(request) || !in_arena(request)) {  // a hole
+      claim(request).kind = shm::ResponseKind::expired;
+      continue;
+    }
+    limited = limited && request.deadline_ns != 0;
+    last_deadline = std::max(last_deadline, request.deadline_ns);
+    live_.push_back(request);
+  }
+  // As in handle(): before the first payload byte is read.
+  out_->started.position.store(requests_.position() + count, std::memory_order_release);
+  for (std::size_t i = 0; i < live_.size(); ++i) readers_.push_back(reader(live_[i], sources_[i]));
+  writer_.reset(answers_.home());
+  deadline_ns_ = limited ? last_deadline : 0;  // somebody waits until then
+  batch_size_ = live_.size();
+  given_ = 0;
+  if (!live_.empty()) {
+    in_batch_ = true;
+    const ErrorCode code = host_->invoke(live_.front().endpoint, readers_, writer_, *this);
+    for (; given_ < live_.size(); ++given_) {  // the whole batch failed
+      slot_ = &claim(live_[given_]);
+      slot_->flags = shm::kBatchFailed;
+      write_error(code);
+    }
+    in_batch_ = false;
+  }
+  for (auto& source : sources_) source.end();
+  responses_.commit();
+  requests_.pop(count);
+  ring_controller();
+  return true;
+}
+
+/// The answer of the next element. What goes wrong with it is its own error.
+template <class Write>
+void Worker::give(Write write) {
+  if (in_batch_) slot_ = &claim(live_[given_++]);
+  try {
+    write();
+  } catch (const Error& error) {
+    writer_.restart();
+    detail::write_error(writer_, error);
+    write_error(error.error_code());
   }
 }
 

@@ -44,7 +44,8 @@ struct alignas(64) RequestSlot {
   std::uint16_t endpoint;    ///< index in the actor's manifest
   std::int64_t deadline_ns;  ///< CLOCK_MONOTONIC; not started after it. 0: none
   std::uint64_t session;     ///< 0: none
-  std::uint32_t batch;       ///< elements of this request; 1 for a single call
+  std::uint32_t batch;  ///< 1: a call of its own. n: this and the next n - 1 are one batch; those
+                        ///< have 0
   std::uint16_t attempt;
   RequestKind kind;
   std::uint8_t reserved[9];
@@ -58,6 +59,8 @@ enum class ResponseKind : std::uint8_t {
 
 /// ResponseSlot::flags: answer memory runs short; copy the block out and give it back at once.
 inline constexpr std::uint8_t kCopyOut = 1;
+/// ResponseSlot::flags: the error is that of the whole batch, not of this element.
+inline constexpr std::uint8_t kBatchFailed = 2;
 
 /// Worker → controller. Two cache lines; small answers ride along.
 struct alignas(128) ResponseSlot {
@@ -67,7 +70,7 @@ struct alignas(128) ResponseSlot {
   std::uint32_t head_size;   ///< bytes of the encoded head, here or at the block's start
   std::uint16_t attempt;
   ResponseKind kind;
-  std::uint8_t flags;  ///< kCopyOut
+  std::uint8_t flags;  ///< kCopyOut, kBatchFailed
   std::byte answer[kInlineAnswer];
 };
 

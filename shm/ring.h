@@ -60,11 +60,19 @@ class RingProducer {
   /// Where the next slot will be written; only for hints to the cache.
   const Slot* next_slot() const { return &slots_[next_ & (capacity_ - 1)]; }
 
-  /// Hands the claimed slot to the consumer.
-  void publish() {
-    ++next_;
+  /// The claimed slot is filled; the next one can be claimed. The consumer sees neither yet.
+  void stage() { ++next_; }
+
+  /// Hands all staged slots to the consumer, at once.
+  void commit() {
     // Release pairs with the consumer's acquire of tail: it sees the slot as we filled it.
     tail_->position.store(next_, std::memory_order_release);
+  }
+
+  /// Hands the claimed slot to the consumer.
+  void publish() {
+    stage();
+    commit();
   }
 
   bool try_push(const Slot& value) {
@@ -80,7 +88,7 @@ class RingProducer {
   std::uint64_t capacity_;
   RingIndex* tail_;         // written by us alone
   const RingIndex* head_;   // written by the consumer
-  std::uint64_t next_ = 0;  // private copy of *tail_
+  std::uint64_t next_ = 0;  // *tail_ once all is committed
   std::uint64_t cached_head_ = 0;
 };
 
@@ -108,9 +116,16 @@ class RingConsumer {
   /// The next slot, or nullptr when empty (or corrupt). Stays valid and unchanged until pop().
   const Slot* front() { return ready() ? &slots_[next_ & (capacity_ - 1)] : nullptr; }
 
-  /// Gives the front slot back to the producer. Precondition: front() was not null.
-  void pop() {
-    ++next_;
+  /// The slot `ahead` places behind the front, or nullptr if it is not there yet. Stays like front().
+  const Slot* peek(std::uint64_t ahead) {
+    if (cached_tail_ - next_ <= ahead && (!refresh() || cached_tail_ - next_ <= ahead))
+      return nullptr;
+    return &slots_[(next_ + ahead) & (capacity_ - 1)];
+  }
+
+  /// Gives the front slot, or the first `count`, back to the producer. Precondition: they were there.
+  void pop(std::uint64_t count = 1) {
+    next_ += count;
     // Release pairs with the producer's acquire of head: our reads of the slot are over.
     head_->position.store(next_, std::memory_order_release);
   }

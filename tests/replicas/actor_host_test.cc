@@ -256,6 +256,7 @@ TEST(ActorHost, ConvertsArgumentsThatFit) {
 TEST(ActorHost, AllocatesNothingForCallsOfNumbers) {
   struct Sink final : detail::ResultSink {
     void value(detail::Writer& out) override { bytes += out.head().size(); }
+    void error(const Error&) override {}
     std::size_t bytes = 0;
   } sink;
   SampleActor actor;
@@ -267,7 +268,7 @@ TEST(ActorHost, AllocatesNothingForCallsOfNumbers) {
   const auto call = [&] {
     detail::Reader reader = block.reader();
     out.reset();
-    return actor.host().invoke(endpoint, reader, out, sink);
+    return actor.host().invoke(endpoint, {&reader, 1}, out, sink);
   };
   ASSERT_EQ(call(), ErrorCode::ok);
   const std::size_t before = tests::allocations().count;
@@ -331,7 +332,7 @@ TEST(ActorHost, RefusesEndpointsThatDoNotExist) {
   detail::Reader nothing({});
   detail::Writer out;
   CopyingSink sink;
-  EXPECT_EQ(actor.host().invoke(999, nothing, out, sink), ErrorCode::unknown_endpoint);
+  EXPECT_EQ(actor.host().invoke(999, {&nothing, 1}, out, sink), ErrorCode::unknown_endpoint);
   EXPECT_EQ(sink.values, 0);
   EXPECT_THAT(Block(out).reader().array(), 4u) << "an encoded error";
 }
@@ -344,7 +345,7 @@ TEST(ActorHost, SurvivesArgumentsThatAreNoMessage) {
     for (std::size_t endpoint = 0; endpoint < actor.host().info()->endpoints.size(); ++endpoint) {
       detail::Reader reader(bytes);
       detail::Writer out;
-      (void)actor.host().invoke(endpoint, reader, out, sink);
+      (void)actor.host().invoke(endpoint, {&reader, 1}, out, sink);
     }
   }
   EXPECT_EQ(actor.call<int>("later", 1), 2);
@@ -389,23 +390,19 @@ TEST(BatchedEndpoint, RefusesAnswersOfAnotherLength) {
 TEST(BatchedEndpoint, AnswersEachElementOfALargerBatch) {
   LocalActor actor(sample_module());
   ASSERT_TRUE(actor.create("Batcher").ok());
-  detail::Writer arguments;
-  for (const int value : {1, -2, 3}) encode_arguments(arguments, value);
+  std::vector<Block> elements{arguments_of(1), arguments_of(-2), arguments_of(3)};
   CopyingSink sink;
-  ASSERT_EQ(actor.invoke("picky", arguments, sink, 3), ErrorCode::ok);
-  detail::Reader answer = sink.answer.reader();
-  EXPECT_EQ(detail::Codec<Result<int>>::decode(answer).value(), 10);
-  const Result<int> second = detail::Codec<Result<int>>::decode(answer);
-  ASSERT_FALSE(second.has_value());
-  EXPECT_EQ(second.error().error_code(), ErrorCode::actor_error);
-  EXPECT_EQ(detail::Codec<Result<int>>::decode(answer).value(), 30);
-  answer.finish();
+  ASSERT_EQ(actor.invoke("picky", elements, sink), ErrorCode::ok);
+  ASSERT_EQ(sink.answers.size(), 2u);
+  EXPECT_EQ(value_in<int>(sink.answers[0]), 10);
+  EXPECT_EQ(value_in<int>(sink.answers[1]), 30);
+  ASSERT_EQ(sink.errors.size(), 1u);
+  EXPECT_EQ(sink.errors[0]->error_code(), ErrorCode::actor_error);
 
-  detail::Writer none;
-  for (int i = 0; i < 5; ++i) encode_arguments(none);
-  ASSERT_EQ(actor.invoke("count", none, sink, 5), ErrorCode::ok);
+  std::vector<Block> none(5, arguments_of());
+  ASSERT_EQ(actor.invoke("count", none, sink), ErrorCode::ok);
   EXPECT_EQ(actor.call<std::uint64_t>("total"), 5u);
-  EXPECT_EQ(actor.invoke("total", none, sink, 5), ErrorCode::invalid_argument) << "not batched";
+  EXPECT_EQ(actor.invoke("total", none, sink), ErrorCode::invalid_argument) << "not batched";
 }
 
 TEST(BatchedEndpoint, StacksTensorsOfALargerBatch) {
@@ -416,23 +413,20 @@ TEST(BatchedEndpoint, StacksTensorsOfALargerBatch) {
     std::ranges::fill(tensor.span<float>(), value);
     return tensor;
   };
-  detail::Writer arguments;
-  const std::vector<Tensor> images{image(1, 3), image(2, 3)};
-  for (const Tensor& each : images) encode_arguments(arguments, each);
+  std::vector<Block> images{arguments_of(image(1, 3)), arguments_of(image(2, 3))};
   CopyingSink sink;
-  ASSERT_EQ(actor.invoke("stacked", arguments, sink, 2), ErrorCode::ok);
-  detail::Reader answer = sink.answer.reader();
-  for (const float value : {1.0f, 2.0f}) {
-    const Tensor one = detail::Codec<Result<Tensor>>::decode(answer).value();
+  ASSERT_EQ(actor.invoke("stacked", images, sink), ErrorCode::ok);
+  ASSERT_EQ(sink.answers.size(), 2u);
+  for (const int value : {1, 2}) {
+    const Tensor one = value_in<Tensor>(sink.answers[static_cast<std::size_t>(value - 1)]);
     EXPECT_THAT(one.shape(), ElementsAre(2, 3));
-    EXPECT_TRUE(std::ranges::all_of(one.span<float>(), [&](float x) { return x == value; }));
+    EXPECT_TRUE(std::ranges::all_of(one.span<float>(),
+                                    [&](float x) { return x == static_cast<float>(value); }));
   }
   EXPECT_THAT(actor.call<std::vector<std::int64_t>>("seen"), ElementsAre(2, 2, 3));
 
-  detail::Writer uneven;
-  const std::vector<Tensor> different{image(1, 3), image(2, 4)};
-  for (const Tensor& each : different) encode_arguments(uneven, each);
-  EXPECT_EQ(actor.invoke("stacked", uneven, sink, 2), ErrorCode::invalid_argument);
+  std::vector<Block> uneven{arguments_of(image(1, 3)), arguments_of(image(2, 4))};
+  EXPECT_EQ(actor.invoke("stacked", uneven, sink), ErrorCode::invalid_argument);
   EXPECT_THAT(actor.error()->what(), HasSubstr("differ in dtype or shape"));
 }
 

@@ -81,13 +81,32 @@ void encode_arguments(detail::Writer& writer, const Args&... args) {
   (detail::encode(writer, args), ...);
 }
 
+template <class... Args>
+Block arguments_of(const Args&... args) {
+  detail::Writer writer;
+  encode_arguments(writer, args...);
+  return Block(writer);
+}
+
+template <class R>
+R value_in(Block& block) {
+  detail::Reader reader = block.reader();
+  R value = detail::Codec<R>::decode(reader);
+  reader.finish();
+  return value;
+}
+
 /// Takes an answer as a worker would: copies it out while the result lives.
 struct CopyingSink final : detail::ResultSink {
   void value(detail::Writer& out) override {
     ++values;
     if (refuse) throw PayloadTooLarge("the answer does not fit; answer less");
     answer = Block(out);
+    answers.emplace_back(out);
   }
+  void error(const Error& error) override { errors.emplace_back(error.clone()); }
+  std::vector<Block> answers;
+  std::vector<std::shared_ptr<const Error>> errors;
   int values = 0;
   bool refuse = false;
   Block answer;
@@ -116,13 +135,20 @@ class LocalActor {
     return all.size();
   }
 
-  /// Runs a request of `elements` whose arguments are in `arguments`.
-  ErrorCode invoke(const std::string& endpoint, const detail::Writer& arguments, CopyingSink& sink,
-                   std::uint32_t elements = 1) {
-    Block block(arguments);
-    detail::Reader reader = block.reader();
+  /// Runs a request with these arguments.
+  ErrorCode invoke(const std::string& endpoint, const detail::Writer& arguments,
+                   CopyingSink& sink) {
+    std::vector<Block> elements;
+    elements.emplace_back(arguments);
+    return invoke(endpoint, elements, sink);
+  }
+
+  /// Runs a batch, with the arguments of each element.
+  ErrorCode invoke(const std::string& endpoint, std::vector<Block>& elements, CopyingSink& sink) {
+    std::vector<detail::Reader> readers;
+    for (Block& block : elements) readers.push_back(block.reader());
     out_.reset();
-    return host_.invoke(index(endpoint), reader, out_, sink, elements);
+    return host_.invoke(index(endpoint), readers, out_, sink);
   }
 
   template <class R, class... Args>
@@ -131,6 +157,7 @@ class LocalActor {
     encode_arguments(arguments, args...);
     CopyingSink sink;
     if (invoke(endpoint, arguments, sink) != ErrorCode::ok) return error();
+    if (!sink.errors.empty()) return sink.errors.front();
     detail::Reader answer = sink.answer.reader();
     if constexpr (std::is_void_v<R>) {
       detail::Codec<void>::decode(answer);

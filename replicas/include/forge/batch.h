@@ -2,8 +2,7 @@
 // vector with one element per call, or as one Tensor [n, ...] with their tensors stacked; a method
 // without arguments may take their number. It answers likewise.
 //
-// A request with one element is answered by the plain value of that element (or its error); with
-// more, by a Result per element, one after the other.
+// Every element has its own arguments and its own answer, a value or an error.
 #pragma once
 
 #include <forge/invoke.h>
@@ -110,8 +109,8 @@ struct BatchedInvoker {
   // The number of elements is all there is.
   static void run(const EndpointInfo& info, ForgeActor& actor, Invocation& call,
                   TypeList<std::size_t> params) {
-    for (std::uint32_t i = 0; i < call.elements; ++i) decode_arguments<>(info.name, call.args);
-    std::size_t count = call.elements;
+    for (Reader& args : call.args) decode_arguments<>(info.name, args);
+    std::size_t count = call.args.size();
     answer(info, call,
            [&]() -> decltype(auto) { return call_method<A, Method>(info, actor, params, count); });
   }
@@ -122,9 +121,9 @@ struct BatchedInvoker {
     using Columns =
         std::tuple<std::vector<typename BatchedParam<std::remove_cvref_t<Ps>>::Element>...>;
     Columns columns;
-    for (std::uint32_t i = 0; i < call.elements; ++i) {
+    for (Reader& args : call.args) {
       auto row = decode_arguments<typename BatchedParam<std::remove_cvref_t<Ps>>::Element...>(
-          info.name, call.args);
+          info.name, args);
       append(columns, row, std::index_sequence_for<Ps...>{});
     }
     std::apply(
@@ -153,28 +152,27 @@ struct BatchedInvoker {
     if constexpr (std::is_void_v<Returned>) {
       run();
       call.phase = Invocation::Phase::encoding;
-      encode(call, std::vector<Result<void>>(call.elements));
+      for (std::size_t i = 0; i < call.args.size(); ++i) give(call, Result<void>());
     } else {
       auto items = BatchedReturn<Returned>::items(Returned(run()));
-      if (items.size() != call.elements) {
-        throw_bad_batch(info.name, call.elements, items.size());
+      if (items.size() != call.args.size()) {
+        throw_bad_batch(info.name, call.args.size(), items.size());
       }
-      if (call.elements == 1 && !items.front()) as_actor_error(items.front().error())->raise();
       call.phase = Invocation::Phase::encoding;
-      encode(call, std::move(items));
+      for (const auto& item : items) give(call, item);
     }
   }
 
-  static void encode(Invocation& call, std::vector<Result<Value>> items) {
-    if (call.elements != 1) {
-      for (Result<Value>& item : items) {
-        if (!item) item = Result<Value>(as_actor_error(item.error()));
-        Codec<Result<Value>>::encode(call.out, item);
-      }
-    } else if constexpr (std::is_void_v<Value>) {
+  static void give(Invocation& call, const Result<Value>& item) {
+    if (!item) {
+      call.sink.error(*as_actor_error(item.error()));
+      return;
+    }
+    call.out.restart();
+    if constexpr (std::is_void_v<Value>) {
       Codec<void>::encode(call.out);
     } else {
-      Codec<Value>::encode(call.out, *items.front());
+      Codec<Value>::encode(call.out, *item);
     }
     call.sink.value(call.out);
   }

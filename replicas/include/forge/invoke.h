@@ -155,7 +155,7 @@ struct SingleInvoker {
   template <class... Ps>
   static void run(const EndpointInfo& info, ForgeActor& actor, Invocation& call,
                   TypeList<Ps...> params) {
-    auto args = decode_arguments<std::remove_cvref_t<Ps>...>(info.name, call.args);
+    auto args = decode_arguments<std::remove_cvref_t<Ps>...>(info.name, call.args.front());
     auto apply = [&]() -> decltype(auto) {
       return std::apply(
           [&](auto&... arg) -> decltype(auto) {

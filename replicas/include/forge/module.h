@@ -13,6 +13,7 @@
 #include <cstdint>
 #include <deque>
 #include <memory>
+#include <span>
 #include <string>
 #include <string_view>
 #include <type_traits>
@@ -22,6 +23,7 @@ namespace forge {
 
 enum class EndpointKind : std::uint8_t { plain = 0, service = 1, batched = 2 };
 
+class Error;
 class Module;
 template <class Actor>
 class ActorBuilder;
@@ -31,11 +33,14 @@ namespace detail {
 class Reader;
 class Writer;
 
-/// Takes the encoded result while what it refers to still lives: a Writer only remembers where
-/// large byte blocks are. May throw as long as nothing of the answer is visible to others.
+/// Takes the outcome of each element of a request, in order. A value comes encoded, while what it
+/// refers to still lives: a Writer only remembers where large byte blocks are. May throw as long as
+/// nothing of the answer is visible to others.
 class ResultSink {
  public:
   virtual void value(Writer& out) = 0;
+  /// Instead of a value: the error of this element alone. Only batched endpoints give it.
+  virtual void error(const Error& error) = 0;
 
  protected:
   ~ResultSink() = default;
@@ -46,10 +51,9 @@ struct Invocation {
   /// Says whose fault an exception is: the arguments', the actor's, or the answer's.
   enum class Phase : std::uint8_t { decoding, running, encoding };
 
-  Reader& args;  ///< one array of arguments per element, one after the other
+  std::span<Reader> args;  ///< one array of arguments per element; several for batched endpoints
   Writer& out;
   ResultSink& sink;
-  std::uint32_t elements = 1;  ///< more than one only for batched endpoints
   Phase phase = Phase::decoding;
 };
 
@@ -81,7 +85,7 @@ struct ActorInfo {
 };
 
 /// Changes with every change to what plugin and worker exchange.
-inline constexpr std::uint32_t kPluginAbi = 1;
+inline constexpr std::uint32_t kPluginAbi = 2;
 inline constexpr std::uint64_t kPluginMagic = 0x4E'49'47'55'4C'50'46ULL;  // "FPLUGIN"
 
 /// One FORGE_PLUGIN of a program or shared object; a list through all of them.

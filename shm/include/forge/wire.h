@@ -64,6 +64,8 @@ class Writer {
   /// Starts a new message. Tensors in `home` are encoded by offset; null: there is no such memory.
   /// Also lets go of the residents, so call it when a message has been sent.
   void reset(const void* home = nullptr);
+  /// Starts the next message with the same home.
+  void restart() { reset(home_); }
 
   void nil();
   void boolean(bool value);

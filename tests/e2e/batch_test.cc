@@ -1,0 +1,210 @@
+// Batches: who is called together, when a batch leaves, and what becomes of it when it fails.
+#include <algorithm>
+#include <numeric>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "support.h"
+
+namespace forge::e2e {
+namespace {
+
+using ::testing::Each;
+using ::testing::ElementsAre;
+using ::testing::HasSubstr;
+using Numbers = std::vector<std::int64_t>;
+using Map = std::int64_t(std::int64_t);
+
+class Batches : public ::testing::Test {
+ protected:
+  Service serve(Options options = {}) {
+    return plugin.actor("Batches").options(std::move(options)).as_service();
+  }
+  static std::vector<Future<std::int64_t>> send(const Endpoint<Map>& endpoint,
+                                                const Numbers& values) {
+    std::vector<Future<std::int64_t>> futures;
+    for (const auto value : values) futures.push_back(endpoint.route(value));
+    return futures;
+  }
+  static Numbers values(std::vector<Future<std::int64_t>> futures) {
+    Numbers result;
+    for (auto& future : futures) result.push_back(value_of(std::move(future)));
+    return result;
+  }
+  static std::vector<std::string> outcomes(std::vector<Future<std::int64_t>> futures) {
+    std::vector<std::string> result;
+    for (auto& future : futures) result.push_back(outcome(await(std::move(future))));
+    return result;
+  }
+  static Numbers sizes(const Service& service) {
+    return value_of(service.endpoint<Numbers()>("sizes").route());
+  }
+  static Options restart_at_once() { return {.restart = {.backoff_initial = 0ms}}; }
+
+  Controller controller{quiet()};
+  Plugin plugin = controller.load(plugin_path("batches"));
+};
+
+TEST_F(Batches, LeaveWhenTheyAreFull) {
+  const Service service = serve();
+  const auto patient = service.endpoint<Map>("patient");
+  EXPECT_THAT(values(send(patient, {1, 2, 3, 4, 5, 6, 7, 8})),
+              ElementsAre(2, 4, 6, 8, 10, 12, 14, 16));
+  EXPECT_THAT(sizes(service), ElementsAre(4, 4));
+}
+
+TEST_F(Batches, LeaveWhenTheFirstHasWaitedLongEnough) {
+  const Service service = serve();
+  const auto doubled = service.endpoint<Map>("doubled");
+  EXPECT_THAT(values(send(doubled, {1, 2, 3})), ElementsAre(2, 4, 6));
+  const Numbers seen = sizes(service);
+  EXPECT_EQ(std::accumulate(seen.begin(), seen.end(), std::int64_t{0}), 3);
+  for (int i = 0; i < 20; ++i) EXPECT_EQ(value_of(doubled.route(i)), 2 * i);
+}
+
+TEST_F(Batches, OfOneAreCallsAsAnyOther) {
+  const Service service = serve();
+  EXPECT_EQ(value_of(service.endpoint<Map>("single").route(21)), 42);
+  EXPECT_THAT(sizes(service), ElementsAre(1));
+}
+
+TEST_F(Batches, GiveEachElementItsOwnOutcome) {
+  const Service service = serve();
+  EXPECT_THAT(outcomes(send(service.endpoint<Map>("halved"), {2, 3, 4, 5})),
+              ElementsAre("ok", "actor_error", "ok", "actor_error"));
+  EXPECT_THAT(sizes(service), ElementsAre(4)) << "an element's own error is no reason to try again";
+}
+
+TEST_F(Batches, ThatThrowGiveTheErrorToAll) {
+  const Service service = serve();
+  EXPECT_THAT(outcomes(send(service.endpoint<Map>("strict"), {1, -2, 3, 4})),
+              Each(std::string("actor_error")));
+  EXPECT_THAT(sizes(service), ElementsAre(4));
+}
+
+TEST_F(Batches, ThatThrowAreTriedOneByOneIfTheyMay) {
+  const Service service = serve();
+  EXPECT_THAT(outcomes(send(service.endpoint<Map>("strict_idempotent"), {1, -2, 3, 4})),
+              ElementsAre("ok", "actor_error", "ok", "ok"));
+  EXPECT_THAT(sizes(service), ElementsAre(4, 1, 1, 1, 1));
+  EXPECT_EQ(service.counters().retries, 4U);
+}
+
+TEST_F(Batches, ThatKillAreLost) {
+  const Service service = serve(restart_at_once());
+  EXPECT_THAT(outcomes(send(service.endpoint<Map>("fragile"), {1, -2, 3, 4})),
+              Each(std::string("worker_lost")));
+  EXPECT_EQ(value_of(service.endpoint<Map>("fragile").route(5)), 5);
+}
+
+TEST_F(Batches, ThatKillAreTriedOneByOneIfTheyMay) {
+  const Service service = serve({.num_replicas = 2, .restart = {.backoff_initial = 0ms}});
+  const auto all = outcomes(send(service.endpoint<Map>("fragile_idempotent"), {1, -2, 3, 4}));
+  EXPECT_EQ(std::ranges::count(all, "ok"), 3) << "only the one that kills is lost";
+  EXPECT_EQ(all[1], "worker_lost");
+}
+
+TEST_F(Batches, StackTheirTensors) {
+  const Service service = serve();
+  const auto stacked = service.endpoint<Tensor(Tensor)>("stacked");
+  std::vector<Future<Tensor>> futures;
+  for (int i = 0; i < 4; ++i) {
+    Tensor row = service.allocate(DType::f32, {3});
+    std::ranges::fill(row.span<float>(), static_cast<float>(i));
+    futures.push_back(stacked.route(row));
+  }
+  for (int i = 0; i < 4; ++i) {
+    const Tensor answer = value_of(std::move(futures[static_cast<std::size_t>(i)]));
+    EXPECT_THAT(answer.shape(), ElementsAre(3));
+    EXPECT_THAT(answer.span<const float>(), Each(static_cast<float>(i + 1)));
+  }
+  EXPECT_THAT(sizes(service), ElementsAre(4));
+}
+
+TEST_F(Batches, TellTheirSizeInside) {
+  const Service service = serve();
+  const auto context = service.endpoint<std::int64_t()>("context");
+  std::vector<Future<std::int64_t>> futures;
+  for (int i = 0; i < 3; ++i) futures.push_back(context.route());
+  EXPECT_THAT(values(std::move(futures)), Each(3));
+  EXPECT_EQ(value_of(context.fanout()).front().value(), 1) << "fanout makes batches of one";
+}
+
+TEST_F(Batches, OfPlainMethodsAreRoutedTogetherAndRunOneByOne) {
+  const Service service = serve({.num_replicas = 2});
+  const auto one_by_one = service.endpoint<Map>("one_by_one");
+  EXPECT_THAT(values(send(one_by_one, {1, 2, 3, 4, 5, 6, 7, 8})),
+              ElementsAre(1, 2, 3, 4, 5, 6, 7, 8));
+  for (auto& seen : value_of(service.endpoint<Numbers()>("sizes").fanout()))
+    EXPECT_THAT(seen.value(), ElementsAre(1, 1, 1, 1));
+}
+
+TEST_F(Batches, RunOnSeveralReplicasAtOnce) {
+  const Service service = serve({.num_replicas = 2});
+  const auto sleeps = service.endpoint<void(std::int64_t)>("sleeps");
+  std::vector<Future<void>> futures;
+  for (int i = 0; i < 8; ++i) futures.push_back(sleeps.route(50));
+  for (auto& future : futures) EXPECT_EQ(outcome(await(std::move(future))), "ok");
+  for (auto& seen : value_of(service.endpoint<Numbers()>("sizes").fanout()))
+    EXPECT_THAT(seen.value(), ElementsAre(2, 2));
+}
+
+TEST_F(Batches, LoseElementsWhoseDeadlinePasses) {
+  const Service service = serve();
+  const auto patient = service.endpoint<Map>("patient");
+  auto late = patient.with({.timeout = 10ms}).route(1);
+  auto rest = send(patient, {2, 3});
+  EXPECT_EQ(outcome(await(std::move(late))), "deadline_exceeded");
+  auto more = send(patient, {4, 5});
+  EXPECT_THAT(values(std::move(rest)), ElementsAre(4, 6));
+  EXPECT_THAT(values(std::move(more)), ElementsAre(8, 10));
+  EXPECT_THAT(sizes(service), ElementsAre(4));
+}
+
+TEST_F(Batches, SurviveAMomentWithoutReplicas) {
+  const Service service = serve(restart_at_once());
+  const auto doubled = service.endpoint<Map>("doubled");
+  for (int round = 0; round < 5; ++round) {
+    auto before = send(doubled, {1, 2, 3});
+    ::kill(pids_of(service).at(0), SIGKILL);
+    auto after = send(doubled, {4, 5, 6, 7, 8, 9, 10, 11, 12});
+    for (const auto& each : outcomes(std::move(before)))
+      EXPECT_THAT(each, ::testing::AnyOf("ok", "worker_lost"));
+    for (const auto& each : outcomes(std::move(after)))
+      EXPECT_THAT(each, ::testing::AnyOf("ok", "worker_lost"));
+    EXPECT_EQ(value_of(doubled.route(4)), 8);
+  }
+}
+
+TEST_F(Batches, LeaveAtShutdown) {
+  Service service = serve();
+  auto futures = send(service.endpoint<Map>("patient"), {1, 2});
+  service.shutdown();
+  EXPECT_THAT(values(std::move(futures)), ElementsAre(2, 4));
+}
+
+TEST_F(Batches, HaveALargestSize) {
+  EXPECT_THAT(message_of<InvalidArgument>([&] { plugin.actor("TooLarge").as_service(); }),
+              HasSubstr("100000"));
+}
+
+TEST_F(Batches, OfManyThreadsLoseNothing) {
+  const Service service = serve({.num_replicas = 2});
+  const auto doubled = service.endpoint<Map>("doubled");
+  std::vector<std::thread> threads;
+  for (int t = 0; t < 4; ++t) {
+    threads.emplace_back([&, t] {
+      for (int round = 0; round < 20; ++round) {
+        Numbers numbers(50);
+        std::iota(numbers.begin(), numbers.end(), t * 1000 + round * 50);
+        const Numbers answers = values(send(doubled, numbers));
+        for (std::size_t i = 0; i < numbers.size(); ++i) ASSERT_EQ(answers[i], 2 * numbers[i]);
+      }
+    });
+  }
+  for (auto& thread : threads) thread.join();
+}
+
+}  // namespace
+}  // namespace forge::e2e
