@@ -108,10 +108,10 @@ std::string Engine::where(const replicas::Entry& entry) const {
 // ---- submitting
 
 detail::AnswerState* Engine::submit(const detail::EndpointRef& endpoint, detail::CallMode mode,
-                                    detail::Writer& arguments) {
+                                    std::string_view session, detail::Writer& arguments) {
   require_no_fork();
   Lock lock(mutex_);
-  Refusal refusal = admit(endpoint, mode);
+  Refusal refusal = admit(endpoint, mode, session);
   Payload* payload = nullptr;
   if (!refusal) refusal = place(lock, arguments, payload);
   if (refusal) {
@@ -120,22 +120,24 @@ detail::AnswerState* Engine::submit(const detail::EndpointRef& endpoint, detail:
   }
   Call* call = nullptr;
   ++payload->users;  // ours, until all entries have been made
+  payload->session = session.empty() ? 0 : open_session(session, false);
   refusal = send_all(endpoint, mode, *payload, call);
   release(*payload);
   if (refusal) return failed(std::move(refusal));
   return call;
 }
 
-Refusal Engine::admit(const detail::EndpointRef& endpoint, detail::CallMode mode) {
+Refusal Engine::admit(const detail::EndpointRef& endpoint, detail::CallMode mode,
+                      std::string_view session) {
   if (state_ != State::serving) {
     return make_error({ErrorCode::stopped, "service '" + launch_.name +
                                                "' has been shut down; start a new one to call " +
                                                endpoint_name(endpoint.index)});
   }
-  if (!endpoint.options.sess_id.empty()) {
-    return make_error({ErrorCode::not_supported, "sessions are not served yet; call " +
-                                                     endpoint_name(endpoint.index) +
-                                                     " without sess_id"});
+  if (launch_.mesh && !session.empty()) {
+    return make_error({ErrorCode::invalid_argument,
+                       "actor mesh '" + launch_.name +
+                           "' has no sessions: it is one replica; call it without sess_id"});
   }
   if (endpoint.options.cancel.id != 0) {
     return make_error(
@@ -214,6 +216,8 @@ replicas::Entry& Engine::open(const detail::EndpointRef& endpoint, Payload& payl
   entry.part = part;
   entry.payload = &payload;
   ++payload.users;
+  entry.slot.session = payload.session;
+  if (payload.session != 0) sessions_.begin_call(payload.session);
   auto timeout = endpoint.options.timeout;
   if (timeout == std::chrono::nanoseconds::zero()) timeout = host_->default_timeout();
   if (timeout > std::chrono::nanoseconds::zero()) set_deadline(entry, timeout);
@@ -332,17 +336,18 @@ Refusal Engine::check_hope() const {
 }
 
 Engine::Unit* Engine::choose(const replicas::Entry& entry, Refusal& refusal) {
+  if (entry.slot.session != 0) return place_session(entry.slot.session, refusal);
   if (healthy_.empty()) return nullptr;
   Router& router = *routers_[entry.slot.endpoint];
   if (router.wants_load()) refresh_load();
-  static const std::map<std::string, std::uint32_t, std::less<>> kNoSessions;
   const std::string& name = actor_->endpoints[entry.slot.endpoint].name;
   const auto refuse = [&](ErrorCode code, const std::string& text) {
     refusal = make_error({code, "the router of endpoint '" + name + "' " + text});
     return nullptr;
   };
   try {
-    const forge::Replica& chosen = router.get_replica(healthy_, {name, {}, kNoSessions, entry.key});
+    const forge::Replica& chosen =
+        router.get_replica(healthy_, {name, {}, sessions_.map(), entry.key});
     if (&chosen < healthy_.data() || &chosen >= healthy_.data() + healthy_.size()) {
       return refuse(ErrorCode::invalid_argument,
                     "returned a replica that is not an element of `healthy`");
@@ -385,6 +390,7 @@ void Engine::refresh_load() {
     replica.active_requests = unit.in_flight.size();
     replica.queue_depth = unit.queue.size();
     replica.current_load = static_cast<double>(unit.load());
+    replica.assigned_sessions = sessions_.on(replica.idx);
     replica.capacity_utilization =
         std::min(1.0, static_cast<double>(unit.in_flight.size()) /
                           launch_.options.replica_max_concurrent_requests);
@@ -458,10 +464,73 @@ void Engine::pump(Unit& unit) {
   }
 }
 
+// ---- sessions
+
+std::uint64_t Engine::open_session(std::string_view id, bool strict) {
+  const std::uint64_t number = sessions_.open(id, strict, SteadyClock::now());
+  if (next_eviction_ == SteadyTime::max()) {
+    next_eviction_ = detail::from_now(launch_.options.session_idle_timeout);
+    arm(next_eviction_);
+  }
+  return number;
+}
+
+void Engine::start_session(std::string_view id, bool strict) {
+  require_no_fork();
+  const Lock lock(mutex_);
+  if (state_ != State::serving) {
+    throw Stopped("service '" + launch_.name + "' has been shut down; it has no sessions any more");
+  }
+  open_session(id, strict);
+}
+
+void Engine::terminate_session(std::string_view id) {
+  const Lock lock(mutex_);
+  sessions_.end(id);
+}
+
+Sessions::Map Engine::session_map() {
+  const Lock lock(mutex_);
+  return sessions_.map();
+}
+
+Engine::Unit* Engine::place_session(std::uint64_t session, Refusal& refusal) {
+  SessionState& state = sessions_.at(session);
+  if (std::exchange(state.lost, false)) {
+    refusal =
+        make_error({ErrorCode::session_lost,
+                    "the replica that kept session '" + state.id + "' of service '" + launch_.name +
+                        "' has died, and its state with it; the session goes on with the next "
+                        "call, so bring its state back first"});
+    return nullptr;
+  }
+  // Also while its replica is dying: what queues there moves in order when it has been buried.
+  if (state.replica != kNoReplica) return units_[state.replica].get();
+  Unit* best = nullptr;
+  for (const forge::Replica& replica : healthy_) {
+    Unit& unit = *units_[replica.idx];
+    if (best == nullptr || unit.load() < best->load() ||
+        (unit.load() == best->load() && sessions_.on(unit.idx) < sessions_.on(best->idx)))
+      best = &unit;
+  }
+  if (best != nullptr) sessions_.place(session, best->idx);
+  return best;
+}
+
+void Engine::evict_sessions(SteadyTime now) {
+  if (now >= next_eviction_) {
+    const auto timeout = launch_.options.session_idle_timeout;
+    // Looked at every eighth of the time, so one lives an eighth too long at most.
+    next_eviction_ =
+        sessions_.evict(now, timeout) ? detail::from_now(timeout / 8) : SteadyTime::max();
+  }
+  if (next_eviction_ != SteadyTime::max()) arm(next_eviction_);
+}
+
 // ---- batches
 
 bool Engine::batches(const replicas::Entry& entry) const {
-  return !entry.alone && entry.home == replicas::kAnyReplica &&
+  return !entry.alone && entry.home == replicas::kAnyReplica && entry.slot.session == 0 &&
          actor_->endpoints[entry.slot.endpoint].options.batch_size > 1;
 }
 
@@ -556,6 +625,7 @@ void Engine::drop(replicas::Entry& entry, Refusal why) {
 }
 
 void Engine::close(replicas::Entry& entry) {
+  if (entry.slot.session != 0) sessions_.end_call(entry.slot.session, SteadyClock::now());
   if (auto* payload = static_cast<Payload*>(entry.payload)) release(*payload);
   ledger_.close(entry);
   if (state_ != State::serving) changed_.notify_all();
@@ -638,6 +708,7 @@ void Engine::expire(SteadyTime now) {
   next_deadline_.store(deadlines_.empty() ? INT64_MAX : deadlines_.top().first,
                        std::memory_order_relaxed);
   flush_due(now);
+  evict_sessions(now);
 }
 
 std::optional<SteadyTime> Engine::next_deadline() {

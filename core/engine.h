@@ -32,6 +32,7 @@
 
 #include "core/arena.h"
 #include "core/call.h"
+#include "core/sessions.h"
 #include "replicas/channel.h"
 #include "replicas/ledger.h"
 #include "replicas/manifest.h"
@@ -76,8 +77,12 @@ class Engine final : public detail::Driver, public std::enable_shared_from_this<
   // ---- calls (engine.cc)
   detail::EndpointRef bind(std::string_view endpoint, const std::string& signature,
                            bool wants_mesh);
+  /// `session`: its id, which the arguments begin with; empty: none.
   detail::AnswerState* submit(const detail::EndpointRef& endpoint, detail::CallMode mode,
-                              detail::Writer& arguments);
+                              std::string_view session, detail::Writer& arguments);
+  void start_session(std::string_view id, bool strict);
+  void terminate_session(std::string_view id);
+  Sessions::Map session_map();
   Tensor allocate(DType dtype, const std::vector<std::int64_t>& shape);
   const void* home() const { return arena_.get(); }
   void recycle(Call& call);
@@ -114,6 +119,7 @@ class Engine final : public detail::Driver, public std::enable_shared_from_this<
     std::uint64_t size = 0;
     std::uint32_t head = 0;
     std::uint32_t users = 0;
+    std::uint64_t session = 0;      // of the call, as it is numbered; 0: none
     std::vector<Tensor> residents;  // arena tensors the arguments refer to
   };
 
@@ -159,9 +165,12 @@ class Engine final : public detail::Driver, public std::enable_shared_from_this<
 
   // engine.cc [lock]
   Refusal place(Lock& lock, detail::Writer& arguments, Payload*& payload);
-  Refusal admit(const detail::EndpointRef& endpoint, detail::CallMode mode);
+  Refusal admit(const detail::EndpointRef& endpoint, detail::CallMode mode,
+                std::string_view session);
   Refusal send_all(const detail::EndpointRef& endpoint, detail::CallMode mode, Payload& payload,
                    Call*& call);
+  Unit* place_session(std::uint64_t session, Refusal& refusal);
+  std::uint64_t open_session(std::string_view id, bool strict);
   /// `fresh`: it has not waited yet, so that the queue limit binds it.
   Refusal route_one(replicas::Entry& entry, bool fresh);
   Unit* choose(const replicas::Entry& entry, Refusal& refusal);
@@ -181,6 +190,7 @@ class Engine final : public detail::Driver, public std::enable_shared_from_this<
   void collect(replicas::Entry& entry);
   void flush(std::size_t endpoint);
   void flush_due(SteadyTime now);
+  void evict_sessions(SteadyTime now);
   void arm(SteadyTime at);
   void dispatch_waiting();
   void close(replicas::Entry& entry);
@@ -260,6 +270,8 @@ class Engine final : public detail::Driver, public std::enable_shared_from_this<
   std::vector<std::unique_ptr<Unit>> units_;        // fixed number; contents [lock]
   std::vector<forge::Replica> healthy_;             // [lock] what routers see
   std::vector<std::shared_ptr<Router>> routers_;    // [lock] by endpoint
+  Sessions sessions_;                               // [lock]
+  SteadyTime next_eviction_ = SteadyTime::max();    // [lock]
   std::vector<Forming> forming_;                    // [lock] by endpoint
   std::uint64_t last_batch_ = 0;                    // [lock]
   replicas::EntryList waiting_;                     // [lock] for any replica to come up

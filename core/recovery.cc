@@ -129,6 +129,7 @@ bool Engine::was_started(const Unit& unit, const replicas::Entry& entry) const {
 }
 
 void Engine::sort_out(Unit& unit) {
+  sessions_.replica_lost(unit.idx);
   // Backwards, and each to the front: the order among the replayed stays what it was.
   while (!unit.in_flight.empty()) {
     replicas::Entry& entry = unit.in_flight.back();

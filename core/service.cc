@@ -1,6 +1,8 @@
 #include <forge/service.h>
 
+#include <atomic>
 #include <exception>
+#include <random>
 
 #include "core/engine.h"
 #include "core/fork.h"
@@ -12,11 +14,32 @@ namespace detail {
 Writer& arguments_writer(const EndpointRef& endpoint) {
   static thread_local Writer writer;
   writer.reset(endpoint.engine->home());
+  if (const std::string_view session = session_of(endpoint); !session.empty())
+    writer.string(session);
   return writer;
 }
 
 AnswerState* submit(const EndpointRef& endpoint, CallMode mode, Writer& arguments) {
-  return endpoint.engine->submit(endpoint, mode, arguments);
+  return endpoint.engine->submit(endpoint, mode, session_of(endpoint), arguments);
+}
+
+namespace {
+thread_local const Session* innermost = nullptr;
+
+std::string new_session_id() {
+  // Unlikely to meet an id that a user has chosen, or one of another run.
+  static const std::uint64_t run = std::random_device{}();
+  static std::atomic<std::uint64_t> count{0};
+  return "session-" + std::to_string(run) + "-" + std::to_string(++count);
+}
+}  // namespace
+
+std::string_view session_of(const EndpointRef& endpoint) {
+  if (!endpoint.options.sess_id.empty()) return endpoint.options.sess_id;
+  for (const Session* session = innermost; session != nullptr; session = session->outer_) {
+    if (session->engine_ == endpoint.engine) return session->id_;
+  }
+  return {};
 }
 
 OwnedCallOptions own(const CallOptions& options) {
@@ -50,6 +73,29 @@ core::Engine& require(const std::shared_ptr<core::Engine>& engine) {
 
 }  // namespace
 }  // namespace detail
+
+Session::Session(std::shared_ptr<core::Engine> engine, const SessionOptions& options)
+    : engine_(std::move(engine)), id_(detail::new_session_id()), outer_(detail::innermost) {
+  detail::require(engine_).start_session(id_, options.strict);
+  detail::innermost = this;
+}
+
+Session::~Session() {
+  detail::innermost = outer_;
+  if (!core::leaked_in_fork(engine_)) engine_->terminate_session(id_);
+}
+
+std::string Service::start_session(const SessionOptions& options) const {
+  std::string id = detail::new_session_id();
+  detail::require(engine_).start_session(id, options.strict);
+  return id;
+}
+void Service::terminate_session(std::string_view id) const {
+  detail::require(engine_).terminate_session(id);
+}
+std::map<std::string, std::uint32_t, std::less<>> Service::session_map() const {
+  return detail::require(engine_).session_map();
+}
 
 Service::Service(std::shared_ptr<core::Engine> engine) : engine_(std::move(engine)) {}
 Service::Service(Service&&) noexcept = default;

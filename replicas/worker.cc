@@ -266,6 +266,8 @@ void Worker::execute(const shm::RequestSlot& request) {
   writer_.reset(answers_.home());
   deadline_ns_ = request.deadline_ns;
   batch_size_ = 1;
+  sess_id_.clear();
+  if (request.session != 0) sess_id_ = arguments.string();  // as the controller wrote it
   const ErrorCode code = host_ ? host_->invoke(request.endpoint, {&arguments, 1}, writer_, *this)
                                : ErrorCode::invalid_argument;
   if (code != ErrorCode::ok) write_error(code);
@@ -314,6 +316,7 @@ bool Worker::run_batch(std::uint32_t count) {
   writer_.reset(answers_.home());
   deadline_ns_ = limited ? last_deadline : 0;  // somebody waits until then
   batch_size_ = live_.size();
+  sess_id_.clear();
   given_ = 0;
   if (!live_.empty()) {
     in_batch_ = true;

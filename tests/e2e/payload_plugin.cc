@@ -86,6 +86,7 @@ class Payloads : public forge::ForgeActor {
   }
   std::int64_t cancellations() const { return cancelled_; }
   std::int64_t pid() const { return ::getpid(); }
+  std::string session() const { return forge::context().sess_id(); }
   std::string variable(const std::string& name) const {
     const char* const value = std::getenv(name.c_str());
     return value == nullptr ? "(unset)" : value;
@@ -201,6 +202,7 @@ FORGE_PLUGIN(m) {
       .endpoint("until_cancelled", &Payloads::until_cancelled)
       .endpoint("cancellations", &Payloads::cancellations)
       .endpoint("pid", &Payloads::pid)
+      .endpoint("session", &Payloads::session)
       .service_endpoint("pid_least_loaded", &Payloads::pid, {.router = "least_loaded"})
       .service_endpoint("sleep_least_loaded", &Payloads::sleep_ms, {.router = "least_loaded"})
       .service_endpoint("pid_power_of_two", &Payloads::pid, {.router = "power_of_two_choices"})

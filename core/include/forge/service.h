@@ -100,7 +100,8 @@ struct EndpointRef {
   OwnedCallOptions options;
 };
 
-/// The thread's writer for arguments, ready for this engine.
+/// The thread's writer for arguments, ready for this engine. It holds the session's id already, if
+/// the call has one.
 Writer& arguments_writer(const EndpointRef& endpoint);
 /// Sends what arguments_writer() holds. Never throws: what goes wrong is in the state. Null for
 /// broadcast.
@@ -402,7 +403,31 @@ struct Bound<R(A...)> {
 /// Stopped.
 EndpointRef bind(const std::shared_ptr<core::Engine>& engine, std::string_view name,
                  const std::string& signature, bool wants_mesh);
+/// Which session a call of this endpoint from this thread belongs to; empty: none.
+std::string_view session_of(const EndpointRef& endpoint);
 }  // namespace detail
+
+struct SessionOptions {
+  bool strict = false;  ///< SessionLost, once, when the replica that kept its state has died
+};
+
+/// A sticky, ordered conversation with one replica. While it lives, calls to its service from this
+/// thread belong to it, unless they name another. Sessions nest; end one on the thread that began it.
+class Session {
+ public:
+  Session(std::shared_ptr<core::Engine> engine, const SessionOptions& options);
+  Session(const Session&) = delete;
+  Session& operator=(const Session&) = delete;
+  /// The session ends when its last call is over.
+  ~Session();
+  const std::string& id() const { return id_; }
+
+ private:
+  friend std::string_view detail::session_of(const detail::EndpointRef& endpoint);
+  std::shared_ptr<core::Engine> engine_;
+  std::string id_;
+  const Session* outer_;  // of this thread
+};
 
 /// A running service. Move-only; the last handle shuts it down. Endpoints may outlive it: their
 /// calls answer Stopped.
@@ -424,6 +449,16 @@ class Service {
   const std::string& name() const;
   std::vector<ReplicaStatus> replicas() const;
   ServiceCounters counters() const;
+
+  /// A session for as long as the object lives, on this thread.
+  Session session(const SessionOptions& options = {}) const { return {engine_, options}; }
+  /// Starts a session and returns its id, for CallOptions::sess_id. An id that nobody started is
+  /// accepted there too, and starts one. Idle ones end after Options::session_idle_timeout.
+  std::string start_session(const SessionOptions& options = {}) const;
+  /// Ends it when its last call is over. An id that is no session's is ignored.
+  void terminate_session(std::string_view id) const;
+  /// Session id → replica, of those that have made a call.
+  std::map<std::string, std::uint32_t, std::less<>> session_map() const;
 
   /// A tensor in the service's arena: fill it, route it, nothing is copied. Frozen once routed.
   /// Throws Backpressure when the arena is full, PayloadTooLarge when it could never fit.
