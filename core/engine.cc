@@ -3,6 +3,7 @@
 
 #include <cstring>
 
+#include "core/cancel.h"
 #include "core/fork.h"
 #include "core/host.h"
 
@@ -139,10 +140,12 @@ Refusal Engine::admit(const detail::EndpointRef& endpoint, detail::CallMode mode
                        "actor mesh '" + launch_.name +
                            "' has no sessions: it is one replica; call it without sess_id"});
   }
-  if (endpoint.options.cancel.id != 0) {
-    return make_error(
-        {ErrorCode::not_supported,
-         "cancelling is not there yet; call " + endpoint_name(endpoint.index) + " without cancel"});
+  if (const std::uint64_t source = endpoint.options.cancel.id; source != 0) {
+    const auto state = CancelState::find(source);
+    if (state && state->cancelled()) {
+      return make_error({ErrorCode::cancelled, launch_.name + "." + endpoint_name(endpoint.index) +
+                                                   " was cancelled before it was sent"});
+    }
   }
   if (endpoint.options.timeout < std::chrono::nanoseconds::zero()) {
     return make_error(
@@ -218,6 +221,7 @@ replicas::Entry& Engine::open(const detail::EndpointRef& endpoint, Payload& payl
   ++payload.users;
   entry.slot.session = payload.session;
   if (payload.session != 0) sessions_.begin_call(payload.session);
+  if (endpoint.options.cancel.id != 0) make_cancellable(entry, endpoint.options.cancel.id);
   auto timeout = endpoint.options.timeout;
   if (timeout == std::chrono::nanoseconds::zero()) timeout = host_->default_timeout();
   if (timeout > std::chrono::nanoseconds::zero()) set_deadline(entry, timeout);
@@ -625,6 +629,10 @@ void Engine::drop(replicas::Entry& entry, Refusal why) {
 }
 
 void Engine::close(replicas::Entry& entry) {
+  if (entry.cancel != 0) {
+    if (const auto state = CancelState::find(entry.cancel))
+      state->remove(weak_from_this(), entry.slot.id);
+  }
   if (entry.slot.session != 0) sessions_.end_call(entry.slot.session, SteadyClock::now());
   if (auto* payload = static_cast<Payload*>(entry.payload)) release(*payload);
   ledger_.close(entry);
@@ -666,6 +674,32 @@ Tensor Engine::allocate(DType dtype, const std::vector<std::int64_t>& shape) {
                        " bytes in use); drop tensors, wait for answers or raise arena_bytes");
   }
   return std::move(*tensor);
+}
+
+// ---- cancelling
+
+void Engine::make_cancellable(replicas::Entry& entry, std::uint64_t source) {
+  const auto state = CancelState::find(source);
+  if (!state) return;
+  entry.cancel = source;
+  state->add(weak_from_this(), entry.slot.id);
+}
+
+void Engine::cancel(shm::RequestId request) {
+  const Lock lock(mutex_);
+  replicas::Entry* const entry = ledger_.find(request);
+  if (entry == nullptr || entry->call == nullptr) return;
+  const bool queued = entry->state == replicas::EntryState::queued;
+  Refusal why = make_error(
+      {ErrorCode::cancelled, where(*entry) + (queued ? " was cancelled before it started"
+                                                     : " was cancelled; it may still run")});
+  if (queued) return drop(*entry, std::move(why));
+  fail(*entry, std::move(why));  // the entry stays until its worker lets go of the payload
+  const auto& unit = *units_[entry->replica];
+  const std::uint32_t first = entry->rank == replicas::kAllRanks ? 0 : entry->rank;
+  if (unit.incarnation != entry->incarnation) return;
+  for (std::size_t i = 0; i < entry->positions.size() && first + i < unit.ranks.size(); ++i)
+    unit.ranks[first + i].channel->cancel(entry->positions[i]);
 }
 
 // ---- deadlines

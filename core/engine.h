@@ -86,6 +86,7 @@ class Engine final : public detail::Driver, public std::enable_shared_from_this<
   Tensor allocate(DType dtype, const std::vector<std::int64_t>& shape);
   const void* home() const { return arena_.get(); }
   void recycle(Call& call);
+  void cancel(shm::RequestId request);
 
   // ---- waiting (poll.cc)
   bool wait(detail::FutureState& state, std::optional<SteadyTime> until) override;
@@ -201,6 +202,7 @@ class Engine final : public detail::Driver, public std::enable_shared_from_this<
   /// fail(), and the entry leaves its list and is closed.
   void drop(replicas::Entry& entry, Refusal why);
   detail::AnswerState* failed(Refusal refusal);
+  void make_cancellable(replicas::Entry& entry, std::uint64_t source);
   void set_deadline(replicas::Entry& entry, std::chrono::nanoseconds timeout);
   void expire(SteadyTime now);
   bool anything_can_come_back() const;

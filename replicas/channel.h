@@ -105,6 +105,10 @@ class Channel {
   /// Precondition: has_room().
   std::uint64_t stage(const shm::RequestSlot& slot);
   void commit();
+  /// Tells the worker that nobody waits for the request at this position, which it has not answered.
+  void cancel(std::uint64_t position) {
+    shm::mark_cancelled(request_->requests[position % shm::kWindow]);
+  }
   std::uint64_t push(const shm::RequestSlot& slot) {
     const std::uint64_t position = stage(slot);
     commit();

@@ -47,6 +47,7 @@ Entry& Ledger::open(std::uint16_t client) {
   entry.part = 0;
   entry.incarnation = 0;
   entry.batch = 0;
+  entry.cancel = 0;
   entry.alone = false;
   entry.call = nullptr;
   entry.payload = nullptr;

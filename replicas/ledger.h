@@ -45,6 +45,7 @@ struct Entry : boost::intrusive::list_base_hook<> {
   std::uint32_t part = 0;               ///< index of its first answer in the call
   std::uint64_t incarnation = 0;        ///< of that replica
   std::uint64_t batch = 0;              ///< neighbours with this number are sent as one; 0: none
+  std::uint64_t cancel = 0;             ///< the source that may cancel it; 0: none
   bool alone = false;                   ///< its batch failed: it goes on by itself
   shm::RequestSlot slot{};              ///< the descriptor, pushed as it is; holds id and attempt
   std::vector<std::uint64_t> positions;  ///< ring position per rank it was sent to

@@ -92,7 +92,10 @@ class Worker final : public Context, public detail::ResultSink {
   const std::string& sess_id() const override { return sess_id_; }
   int device() const override { return -1; }
   std::size_t batch_size() const override { return batch_size_; }
-  bool cancelled() const override { return deadline_ns_ != 0 && now_ns() > deadline_ns_; }
+  bool cancelled() const override {
+    return (current_ != nullptr && shm::is_cancelled(*current_)) ||
+           (deadline_ns_ != 0 && now_ns() > deadline_ns_);
+  }
 
  private:
   Tensor allocate_response(DType dtype, std::span<const std::int64_t> shape) override {
@@ -136,7 +139,8 @@ class Worker final : public Context, public detail::ResultSink {
   AnswerPool answers_;
   std::optional<ActorHost> host_;  // after the memory its tensors lie in
   detail::Writer writer_;
-  shm::ResponseSlot* slot_ = nullptr;  // being filled
+  shm::ResponseSlot* slot_ = nullptr;          // being filled
+  const shm::RequestSlot* current_ = nullptr;  // in the ring: the call that runs, if it is one
   bool in_batch_ = false;
   // Of the current batch:
   std::vector<shm::RequestSlot> live_;   // those that are executed
@@ -221,7 +225,8 @@ shm::ResponseSlot& Worker::claim(const shm::RequestSlot& request) {
 
 bool Worker::is_late(const shm::RequestSlot& request) const {
   // In lockstep the controller alone decides: ranks might see different times.
-  return request.deadline_ns != 0 && procs() == 1 && now_ns() > request.deadline_ns;
+  if (procs() != 1) return false;
+  return request.cancelled != 0 || (request.deadline_ns != 0 && now_ns() > request.deadline_ns);
 }
 
 bool Worker::in_arena(const shm::RequestSlot& request) const {
@@ -268,8 +273,10 @@ void Worker::execute(const shm::RequestSlot& request) {
   batch_size_ = 1;
   sess_id_.clear();
   if (request.session != 0) sess_id_ = arguments.string();  // as the controller wrote it
+  current_ = requests_.front();
   const ErrorCode code = host_ ? host_->invoke(request.endpoint, {&arguments, 1}, writer_, *this)
                                : ErrorCode::invalid_argument;
+  current_ = nullptr;
   if (code != ErrorCode::ok) write_error(code);
 }
 

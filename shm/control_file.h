@@ -48,8 +48,18 @@ struct alignas(64) RequestSlot {
                         ///< have 0
   std::uint16_t attempt;
   RequestKind kind;
-  std::uint8_t reserved[9];
+  std::uint8_t cancelled;  ///< set by the controller later, atomically: see mark_cancelled()
+  std::uint8_t reserved[8];
 };
+
+/// In place, in a slot whose request has not been answered.
+inline void mark_cancelled(RequestSlot& slot) {
+  __atomic_store_n(&slot.cancelled, 1, __ATOMIC_RELAXED);
+}
+/// Relaxed: a hint, which nothing else hangs on.
+inline bool is_cancelled(const RequestSlot& slot) {
+  return __atomic_load_n(&slot.cancelled, __ATOMIC_RELAXED) != 0;
+}
 
 enum class ResponseKind : std::uint8_t {
   value = 1,    ///< the encoded result

@@ -220,9 +220,6 @@ TEST_F(BadInput, TimesThatAreNone) {
 TEST_F(BadInput, WhatIsNotThereYetSaysSo) {
   refused<NotSupported>({.autoscaling = {.enabled = true}});
   refused<NotSupported>({.spares = 1});
-  const Service counter = counters.actor("Counter").as_service(0);
-  const auto value = counter.endpoint<std::int64_t()>("value");
-  EXPECT_THAT(error_of<NotSupported>(value.with({.sess_id = "s"}).route()), HasSubstr("sessions"));
 }
 
 TEST_F(BadInput, RoutersThatNobodyKnows) {

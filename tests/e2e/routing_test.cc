@@ -384,5 +384,56 @@ TEST_F(Deadlines, TheActorSeesThatNobodyWaitsAnyMore) {
   EXPECT_TRUE(wait_until(seen));
 }
 
+// ---- cancelling
+
+using Cancelling = Deadlines;
+
+TEST_F(Cancelling, ACallThatHasNotStartedNeverRuns) {
+  const CancelSource source;
+  auto busy = faulty.endpoint<void(std::int64_t)>("sleep_ms").route(200);
+  const auto cancellable = record.with({.cancel = source.token()});
+  std::vector<Future<void>> waiting;
+  for (int i = 0; i < 400; ++i) waiting.push_back(cancellable.route(tally.path(), i));
+  auto other = record.route(tally.path(), 1000);
+  source.cancel();
+  for (auto& one : waiting) EXPECT_EQ(outcome(await(std::move(one))), "cancelled");
+  EXPECT_EQ(outcome(await(std::move(busy))), "ok");
+  EXPECT_EQ(outcome(await(std::move(other))), "ok");
+  EXPECT_EQ(tally.lines().size(), 1U);
+  EXPECT_EQ(outcome(await(cancellable.route(tally.path(), 7))), "cancelled") << "from now on";
+  EXPECT_EQ(outcome(await(record.with({.cancel = CancelSource().token()}).route(tally.path(), 8))),
+            "ok")
+      << "a source that is gone cancels nothing";
+}
+
+TEST_F(Cancelling, ARunningEndpointSeesIt) {
+  const Service service = serve();
+  const auto call = service.endpoint<void()>("until_cancelled");
+  const auto cancellations = service.endpoint<std::int64_t()>("cancellations");
+  const auto seen = [&] {  // a worker that was late did not start the call at all
+    const CancelSource source;
+    auto running = call.with({.cancel = source.token()}).route();
+    std::this_thread::sleep_for(20ms);
+    source.cancel();
+    EXPECT_EQ(outcome(await(std::move(running))), "cancelled");
+    return value_of(cancellations.route()) > 0;
+  };
+  EXPECT_TRUE(wait_until(seen));
+}
+
+TEST_F(Cancelling, ThreadsMayCallWhileAnotherCancels) {
+  const Service service = serve({.num_replicas = 2});
+  const auto same = service.endpoint<std::int64_t(std::int64_t)>("i64");
+  for (int round = 0; round < 50; ++round) {
+    const CancelSource source;
+    std::thread canceller([&] { source.cancel(); });
+    std::vector<Future<std::int64_t>> calls;
+    for (int i = 0; i < 50; ++i) calls.push_back(same.with({.cancel = source.token()}).route(i));
+    for (auto& one : calls)
+      EXPECT_THAT(outcome(await(std::move(one))), ::testing::AnyOf("ok", "cancelled"));
+    canceller.join();
+  }
+}
+
 }  // namespace
 }  // namespace forge::e2e

@@ -20,8 +20,9 @@
 namespace forge {
 
 namespace core {
+class CancelState;
 class Engine;
-}
+}  // namespace core
 
 enum class ReplicaState { uninitialized, healthy, recovering, unhealthy, quarantined, stopped };
 std::string_view to_string(ReplicaState state) noexcept;
@@ -45,6 +46,20 @@ struct ServiceCounters {
 /// Told to calls through CallOptions; copies refer to the same source.
 struct CancelToken {
   std::uint64_t id = 0;  ///< 0: never cancelled
+};
+
+/// Cancels the calls that were made with its token and are still open: those that have not started
+/// never run, a running endpoint sees cancelled(), all of them answer Cancelled. Copies are the same
+/// source; any thread.
+class CancelSource {
+ public:
+  CancelSource();
+  CancelToken token() const;
+  /// Calls made with the token from now on answer Cancelled at once. Idempotent.
+  void cancel() const;
+
+ private:
+  std::shared_ptr<core::CancelState> state_;
 };
 
 /// Trivially copyable; with() copies what the views show.

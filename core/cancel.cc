@@ -1,0 +1,82 @@
+#include "core/cancel.h"
+
+#include <forge/service.h>
+
+#include <map>
+
+#include "core/engine.h"
+
+namespace forge {
+namespace core {
+namespace {
+
+struct Registry {
+  std::mutex mutex;
+  std::uint64_t last = 0;
+  std::map<std::uint64_t, std::weak_ptr<CancelState>> sources;
+};
+Registry& registry() {
+  static auto& only = *new Registry;  // never destroyed: sources may live in statics
+  return only;
+}
+
+std::uint64_t pack(shm::RequestId id) { return std::uint64_t{id.generation} << 32 | id.entry; }
+shm::RequestId unpack(std::uint64_t id) {
+  return {static_cast<std::uint32_t>(id), static_cast<std::uint32_t>(id >> 32)};
+}
+
+}  // namespace
+
+std::shared_ptr<CancelState> CancelState::create() {
+  const std::lock_guard lock(registry().mutex);
+  const std::uint64_t id = ++registry().last;
+  std::shared_ptr<CancelState> state(new CancelState(id));
+  registry().sources.emplace(id, state);
+  return state;
+}
+
+std::shared_ptr<CancelState> CancelState::find(std::uint64_t id) {
+  const std::lock_guard lock(registry().mutex);
+  const auto found = registry().sources.find(id);
+  return found == registry().sources.end() ? nullptr : found->second.lock();
+}
+
+CancelState::~CancelState() {
+  const std::lock_guard lock(registry().mutex);
+  registry().sources.erase(id_);
+}
+
+void CancelState::cancel() {
+  decltype(calls_) calls;
+  {
+    const std::lock_guard lock(mutex_);
+    cancelled_ = true;
+    calls = std::exchange(calls_, {});
+  }
+  for (const auto& [weak, request] : calls) {
+    if (const auto engine = weak.lock()) engine->cancel(unpack(request));
+  }
+}
+
+bool CancelState::cancelled() {
+  const std::lock_guard lock(mutex_);
+  return cancelled_;
+}
+
+void CancelState::add(std::weak_ptr<Engine> engine, shm::RequestId request) {
+  const std::lock_guard lock(mutex_);
+  calls_.emplace(std::move(engine), pack(request));
+}
+
+void CancelState::remove(const std::weak_ptr<Engine>& engine, shm::RequestId request) {
+  const std::lock_guard lock(mutex_);
+  calls_.erase({engine, pack(request)});
+}
+
+}  // namespace core
+
+CancelSource::CancelSource() : state_(core::CancelState::create()) {}
+CancelToken CancelSource::token() const { return {state_->id()}; }
+void CancelSource::cancel() const { state_->cancel(); }
+
+}  // namespace forge
