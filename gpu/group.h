@@ -1,0 +1,150 @@
+// Group: collectives between the ranks of one replica, through shared memory.
+//
+// Every rank has one file that it writes alone; the others map it read-only. A collective is one or
+// more *steps*. In each, every rank writes what it is doing and its chunk into its own file,
+// publishes the step, waits until all have published theirs, compares what they are doing, and
+// reads their chunks.
+//
+// Invariants
+//   G1  A rank publishes step s only after it has read all it needs of step s - 1 from all ranks.
+//   G2  So a rank that saw step s - 1 of all may overwrite its step s - 2: two slots are enough.
+//   G3  Before its first step in a call, a rank waits until all ranks have entered that call: then
+//       nobody reads anything older, however the call before ended.
+//   G4  All ranks compare the same descriptions, so all of them find the same mismatch in the same
+//       step, and go on from the same step.
+//   G5  What another rank writes is input: positions and descriptions are compared, never used as
+//       sizes or offsets.
+#pragma once
+
+#include <forge/error.h>
+#include <forge/result.h>
+#include <forge/tensor.h>
+#include <forge/wait.h>
+
+#include <chrono>
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <span>
+#include <type_traits>
+#include <vector>
+
+#include "gpu/group_file.h"
+#include "shm/doorbell.h"
+#include "shm/segment.h"
+
+namespace forge::gpu {
+
+struct GroupSpec {
+  int rank = 0;
+  /// One per rank, all of one size, zeroed before the first rank came: our own mapped read_write,
+  /// the others read_only.
+  std::vector<shm::Segment> files;
+  std::uint64_t incarnation = 0;  ///< of the replica; files of another one are refused
+  /// The longest a step waits for the other ranks.
+  std::chrono::nanoseconds timeout = std::chrono::seconds(60);
+  Wait wait = Wait::adaptive;
+  /// True once a rank is known to be dead. Asked by the waiting rank every few milliseconds, and
+  /// often while it spins.
+  std::function<bool()> lost = {};
+};
+
+/// One thread at a time, but abort() from any. All ranks must call the same collectives with the
+/// same sizes in the same order. Collectives throw:
+///   InvalidArgument   the ranks' calls differ (on all of them), an argument is wrong, a rank has
+///                     gone on to another call, or a file is not what a rank of ours writes
+///   DeadlineExceeded  other ranks did not come in time; says which
+///   WorkerLost        a rank is dead or the group was aborted; from now on always
+/// After DeadlineExceeded, or when a rank has gone on, all collectives fail until begin(). Payloads
+/// of a collective that threw hold anything.
+class Group {
+ public:
+  /// Errors: InvalidArgument if the files are not usable.
+  static Result<std::unique_ptr<Group>> create(GroupSpec spec);
+
+  /// Bytes of a rank's file whose collectives go through in chunks of `chunk` bytes.
+  static constexpr std::size_t file_size(std::size_t chunk) {
+    return kGroupDataOffset + kGroupSlots * shm::page_up(chunk);
+  }
+
+  Group(const Group&) = delete;
+  Group& operator=(const Group&) = delete;
+
+  int rank() const { return rank_; }
+  int procs() const { return static_cast<int>(files_.size()); }
+
+  /// Enters a call of the actor: forgets a failure in the one before, and tells ranks that still
+  /// wait there not to. Numbers only grow and are the same in all ranks. A group starts in call 0.
+  void begin(std::uint64_t call);
+
+  /// Ends all waits in all ranks with WorkerLost.
+  void abort() noexcept;
+
+  /// Returns when all ranks have called it.
+  void barrier();
+
+  /// Copies the root's bytes to all ranks. Equal sizes everywhere.
+  void broadcast(std::span<std::byte> bytes, int root);
+  void broadcast(Tensor& tensor, int root);
+
+  /// Reduces element by element over all ranks, in place, in the order of ranks: all ranks get the
+  /// same bits, every time.
+  void all_reduce(DType dtype, std::span<std::byte> elements, Reduction reduction);
+  template <class T>
+  requires(!std::is_same_v<T, std::byte>) void all_reduce(std::span<T> elements,
+                                                          Reduction reduction) {
+    static_assert(detail::DTypeOf<T>::kKnown, "no DType has elements of this type");
+    all_reduce(detail::DTypeOf<T>::value(), std::as_writable_bytes(elements), reduction);
+  }
+  void all_reduce(Tensor& tensor, Reduction reduction);
+
+  /// Puts the bytes of rank r at all[r * mine.size()]. `mine` may be our own place in `all`.
+  void all_gather(std::span<const std::byte> mine, std::span<std::byte> all);
+  /// The ranks' tensors, stacked: [procs, …].
+  Tensor all_gather(const Tensor& tensor);
+
+ private:
+  enum class Progress { waiting, arrived, left, corrupt };
+  struct Chunk {
+    std::size_t offset;
+    std::size_t size;
+  };
+
+  explicit Group(GroupSpec spec);
+
+  const GroupFile& file(int rank) const;
+  GroupFile& mine();
+  std::span<std::byte> chunk_of(int rank, std::uint64_t step) const;
+
+  void broadcast(DType dtype, std::span<std::byte> bytes, int root);
+  void all_gather(DType dtype, std::span<const std::byte> mine, std::span<std::byte> all);
+  template <class Put, class Take>
+  void run(GroupCall call, Put put, Take take);
+  void publish();
+  void wake();
+  void await(const GroupCall& call, std::uint64_t step);
+  Progress look(int rank, std::uint64_t step) const;
+  void sleep(int rank, std::uint64_t step, shm::SteadyTime until);
+  void check_headers();
+  void check_calls();
+  Status trouble() const;
+  Status missing(const GroupCall& call, std::uint64_t step) const;
+  [[noreturn]] void refuse(const Status& why);
+  [[noreturn]] void fail(Status why);
+
+  int rank_;
+  std::vector<shm::Segment> files_;
+  std::uint64_t incarnation_;
+  std::chrono::nanoseconds timeout_;
+  Wait wait_;
+  std::function<bool()> lost_;
+  std::size_t chunk_size_;
+  std::uint64_t call_ = 1;   // as in our file: the caller's number + 1
+  std::uint64_t step_ = 0;   // published in this call
+  bool entered_ = false;     // all ranks have been seen in this call
+  bool acquainted_ = false;  // the others' headers have been checked
+  Status broken_;            // why collectives fail for now, or for good
+};
+
+}  // namespace forge::gpu
