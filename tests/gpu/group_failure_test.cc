@@ -1,6 +1,6 @@
 // Collectives when something is wrong: calls that differ, ranks that are late, gone or dead, files
-// that nobody of ours can have written. Nothing hangs: where an error must come without the timeout,
-// the timeout is an hour.
+// that nobody of ours can have written. Nothing hangs: where an error must come without the
+// timeout, the timeout is an hour.
 #include <gmock/gmock.h>
 
 #include <array>
