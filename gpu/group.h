@@ -56,8 +56,9 @@ struct GroupSpec {
 ///                     gone on to another call, or a file is not what a rank of ours writes
 ///   DeadlineExceeded  other ranks did not come in time; says which
 ///   WorkerLost        a rank is dead or the group was aborted; from now on always
-/// After DeadlineExceeded, or when a rank has gone on, all collectives fail until begin(). Payloads
-/// of a collective that threw hold anything.
+/// After DeadlineExceeded, or when a rank has gone on, all collectives fail until begin(). A rank
+/// that came last may have finished what others gave up. Payloads of a collective that threw hold
+/// anything.
 class Group {
  public:
   /// Errors: InvalidArgument if the files are not usable.

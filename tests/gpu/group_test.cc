@@ -9,6 +9,7 @@
 #include <cstdint>
 #include <limits>
 #include <numeric>
+#include <thread>
 #include <vector>
 
 #include "tests/gpu/group_fixture.h"
@@ -72,6 +73,29 @@ TEST(Barrier, WorksWhileRanksOnlySpin) {
       },
       [](GroupSpec& spec) { spec.wait = Wait::spin; });
   EXPECT_EQ(ranks.file(0).step.load(), 20u);
+}
+
+TEST(Barrier, RingsForThoseWhoSleepAndForNobodyElse) {
+  Ranks ranks(2);
+  const auto group = ranks.make(1);
+  group->begin(1);
+  EXPECT_EQ(ranks.file(1).bell.word.load(), 0u);
+  std::thread sleeper([&] {
+    GroupSpec spec = ranks.spec(0);
+    spec.wait = Wait::block;
+    const auto asleep = Group::create(std::move(spec)).value();
+    asleep->begin(1);
+    for (int round = 0; round < 50; ++round) asleep->barrier();
+  });
+  for (std::uint64_t round = 0; round < 50; ++round) {
+    while (ranks.file(0).step.load() == round) std::this_thread::yield();
+    while (ranks.file(0).sleeps_on.load() == 0) std::this_thread::yield();
+    group->barrier();
+  }
+  sleeper.join();
+  // Not each time: it may have looked up just then.
+  EXPECT_GT(ranks.file(1).bell.word.load(), 0u);
+  EXPECT_LE(ranks.file(1).bell.word.load(), 50u);
 }
 
 TEST(Broadcast, GivesEveryRankTheRootsBytes) {
