@@ -149,9 +149,8 @@ void Group::begin(std::uint64_t call) {
 }
 
 void Group::abort() noexcept {
-  // Relaxed: nothing is read because of it. The bell is rung whoever sleeps, because this may be
-  // another thread than the one that makes wake() right.
-  mine().aborted.store(1, std::memory_order_relaxed);
+  mine().aborted.store(1, std::memory_order_release);
+  // Rung whoever sleeps: this may be another thread than the one that makes wake() right.
   mine().bell.word.fetch_add(1, std::memory_order_relaxed);
   shm::futex_wake(mine().bell.word, INT_MAX, shm::Scope::shared);
 }
@@ -211,7 +210,6 @@ void Group::sleep(int rank, std::uint64_t step, shm::SteadyTime until) {
 
 void Group::await(const GroupCall& call, std::uint64_t step) {
   const shm::SteadyTime until = detail::from_now(timeout_);
-  if (Status status = trouble(); !status.ok()) fail(std::move(status));
   for (int rank = 0; rank < procs(); ++rank) {
     if (rank == rank_) continue;
     shm::Spinner spinner(wait_);
@@ -230,26 +228,33 @@ void Group::await(const GroupCall& call, std::uint64_t step) {
       const bool spun = spinner.keep_spinning();
       if (!spun) sleep(rank, step, until);
       if (spun && ++looks % kLooksPerCheck != 0) continue;
-      if (Status status = trouble(); !status.ok()) fail(std::move(status));
-      if (shm::SteadyTime::clock::now() >= until && look(rank, step) == Progress::waiting) {
-        fail(missing(call, step));
-      }
+      Status status = trouble();
+      if (status.ok() && shm::SteadyTime::clock::now() >= until) status = missing(call, step);
+      // Looked at last: a rank that has trouble in a later step has seen all of us in this one.
+      if (!status.ok() && !all_arrived(step)) fail(std::move(status));
     }
   }
+}
+
+bool Group::all_arrived(std::uint64_t step) const {
+  for (int rank = 0; rank < procs(); ++rank) {
+    if (rank != rank_ && look(rank, step) != Progress::arrived) return false;
+  }
+  return true;
 }
 
 /// Why no step can succeed any more, as far as other ranks and the owner of the group say.
 Status Group::trouble() const {
   for (int rank = 0; rank < procs(); ++rank) {
     const GroupFile& theirs = file(rank);
-    // Relaxed: nothing else is read because of it.
-    if (theirs.aborted.load(std::memory_order_relaxed) != 0) {
+    // Acquire: await() looks at the steps again, and must see what the rank in trouble had seen.
+    if (theirs.aborted.load(std::memory_order_acquire) != 0) {
       return {ErrorCode::worker_lost,
               "group: aborted by rank " + std::to_string(rank) + "; the replica is restarted"};
     }
     // Acquire: the failure we see is one in the call that is read before it, or in a later one.
     if (rank == rank_ || theirs.call.load(std::memory_order_acquire) != call_) continue;
-    const std::uint32_t failed = theirs.failed.load(std::memory_order_relaxed);
+    const std::uint32_t failed = theirs.failed.load(std::memory_order_acquire);
     if (failed == 0) continue;
     const bool late = failed == static_cast<std::uint32_t>(ErrorCode::deadline_exceeded);
     return {late ? ErrorCode::deadline_exceeded : ErrorCode::invalid_argument,
@@ -266,7 +271,7 @@ Status Group::trouble() const {
 Status Group::missing(const GroupCall& call, std::uint64_t step) const {
   std::string ranks;
   for (int rank = 0; rank < procs(); ++rank) {
-    if (rank == rank_ || look(rank, step) != Progress::waiting) continue;
+    if (rank == rank_ || look(rank, step) == Progress::arrived) continue;
     ranks += (ranks.empty() ? "" : ", ") + std::to_string(rank);
   }
   const auto ms = std::chrono::duration_cast<std::chrono::milliseconds>(timeout_).count();
@@ -283,7 +288,7 @@ void Group::fail(Status why) {
   if (broken_.code == ErrorCode::worker_lost) {
     abort();
   } else {
-    mine().failed.store(static_cast<std::uint32_t>(broken_.code), std::memory_order_relaxed);
+    mine().failed.store(static_cast<std::uint32_t>(broken_.code), std::memory_order_release);
     wake();
   }
   throw_status(broken_);
@@ -328,6 +333,7 @@ void Group::check_calls() {
 template <class Put, class Take>
 void Group::run(GroupCall call, Put put, Take take) {
   if (!broken_.ok()) throw_status(broken_);
+  if (Status status = trouble(); !status.ok()) fail(std::move(status));
   if (!entered_) {
     await(call, 0);
     if (!acquainted_) check_headers();

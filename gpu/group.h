@@ -126,6 +126,7 @@ class Group {
   void wake();
   void await(const GroupCall& call, std::uint64_t step);
   Progress look(int rank, std::uint64_t step) const;
+  bool all_arrived(std::uint64_t step) const;
   void sleep(int rank, std::uint64_t step, shm::SteadyTime until);
   void check_headers();
   void check_calls();

@@ -352,6 +352,19 @@ TEST(Abort, EndsAllWaitsFromAnyThread) {
   EXPECT_EQ(outcome([&] { groups[1]->barrier(); }).code, ErrorCode::worker_lost);
 }
 
+TEST(Abort, SpoilsNoStepToWhichAllHadCome) {
+  for (int round = 0; round < 300; ++round) {
+    Ranks ranks(2);
+    ranks.run(
+        [](Group& group, int rank) {
+          expect_usable(group);
+          EXPECT_TRUE(outcome([&] { group.barrier(); }).ok());
+          if (rank == 1) group.abort();  // rank 0 may still be asleep in the barrier
+        },
+        [](GroupSpec& spec) { spec.wait = spec.rank == 0 ? Wait::block : Wait::adaptive; });
+  }
+}
+
 // ---- files that are not right
 
 TEST(Create, RefusesFilesThatCannotBeAGroups) {
