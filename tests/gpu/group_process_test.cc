@@ -106,7 +106,7 @@ TEST(GroupOfProcesses, ThrowsWorkerLostWhenOneIsKilledInTheMiddleOfAStep) {
       children.emplace_back([&, rank] {
         const Segment told = Replica::attach(flag, Access::read_only);
         std::uint64_t looks = 0;
-        // A rank asks in every step, after it has published its own part.
+        // Asked before each collective, and in it while a rank waits for others.
         const auto lost = [&] {
           if (rank == 1 && ++looks == killed_at) ::raise(SIGKILL);
           return reinterpret_cast<const std::atomic<std::uint32_t>*>(told.data())->load() != 0;
