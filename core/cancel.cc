@@ -20,11 +20,6 @@ Registry& registry() {
   return only;
 }
 
-std::uint64_t pack(shm::RequestId id) { return std::uint64_t{id.generation} << 32 | id.entry; }
-shm::RequestId unpack(std::uint64_t id) {
-  return {static_cast<std::uint32_t>(id), static_cast<std::uint32_t>(id >> 32)};
-}
-
 }  // namespace
 
 std::shared_ptr<CancelState> CancelState::create() {
@@ -54,7 +49,7 @@ void CancelState::cancel() {
     calls = std::exchange(calls_, {});
   }
   for (const auto& [weak, request] : calls) {
-    if (const auto engine = weak.lock()) engine->cancel(unpack(request));
+    if (const auto engine = weak.lock()) engine->cancel(shm::unpacked(request));
   }
 }
 
@@ -65,12 +60,12 @@ bool CancelState::cancelled() {
 
 void CancelState::add(std::weak_ptr<Engine> engine, shm::RequestId request) {
   const std::lock_guard lock(mutex_);
-  calls_.emplace(std::move(engine), pack(request));
+  calls_.emplace(std::move(engine), shm::packed(request));
 }
 
 void CancelState::remove(const std::weak_ptr<Engine>& engine, shm::RequestId request) {
   const std::lock_guard lock(mutex_);
-  calls_.erase({engine, pack(request)});
+  calls_.erase({engine, shm::packed(request)});
 }
 
 }  // namespace core

@@ -1,7 +1,8 @@
 // The engine of one service or mesh: takes calls, routes them, fetches answers, survives deaths.
 //
-// Reading order: engine.cc (a call on its way out), poll.cc (its answer on its way in, and who
-// waits how), lifecycle.cc (start, shutdown), recovery.cc (deaths, replay).
+// Reading order: engine.cc (a call on its way out), dispatch.cc (where it goes and when), poll.cc
+// (its answer on its way in, and who waits how), lifecycle.cc (start, shutdown), recovery.cc
+// (deaths, replay).
 //
 // Thread safety: one lock, mutex_. Fields marked [lock] need it; [role] belongs to whoever holds
 // the poller's role; the rest is constant or atomic. The watchdog thread enters through
@@ -164,7 +165,7 @@ class Engine final : public detail::Driver, public std::enable_shared_from_this<
   std::string where(const replicas::Entry& entry) const;
   std::string endpoint_name(std::uint16_t index) const;
 
-  // engine.cc [lock]
+  // engine.cc, dispatch.cc [lock]
   Refusal place(Lock& lock, detail::Writer& arguments, Payload*& payload);
   Refusal admit(const detail::EndpointRef& endpoint, detail::CallMode mode,
                 std::string_view session);

@@ -32,6 +32,13 @@ struct RequestId {
   friend bool operator==(const RequestId&, const RequestId&) = default;
 };
 
+constexpr std::uint64_t packed(RequestId id) {
+  return std::uint64_t{id.generation} << 32 | id.entry;
+}
+constexpr RequestId unpacked(std::uint64_t id) {
+  return {static_cast<std::uint32_t>(id), static_cast<std::uint32_t>(id >> 32)};
+}
+
 enum class RequestKind : std::uint8_t { call = 1, setup = 2, stop = 3 };
 
 /// Controller → worker. One cache line; payload lies in the arena.

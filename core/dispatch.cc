@@ -1,0 +1,395 @@
+// Where a call goes and when: routing, the way into the rings, sessions, batches, cancelling,
+// deadlines.
+#include "core/cancel.h"
+#include "core/engine.h"
+#include "core/fork.h"
+#include "core/host.h"
+
+namespace forge::core {
+namespace {
+
+/// Calls that ranks in lockstep have at once. Few: only the controller may skip one whose deadline
+/// has passed (ranks might see different times), and it can only before it sends it.
+constexpr std::size_t kLockstepWindow = 4;
+
+}  // namespace
+
+// ---- routing
+
+Refusal Engine::route_one(replicas::Entry& entry, bool fresh) {
+  Refusal refusal;
+  if (batches(entry) && !healthy_.empty()) {
+    if (fresh) refusal = check_room_anywhere(entry);
+    if (!refusal) collect(entry);
+    return refusal;
+  }
+  if (Unit* unit = choose(entry, refusal)) {
+    if (fresh) refusal = check_room(entry, *unit);
+    if (!refusal) enqueue(entry, *unit);
+    return refusal;
+  }
+  if (refusal) return refusal;
+  refusal = check_hope();
+  if (!refusal) replicas::append(waiting_, entry);
+  return refusal;
+}
+
+/// Nobody is healthy: why there is no use in waiting.
+Refusal Engine::check_hope() const {
+  if (anything_can_come_back()) return {};
+  const std::string reason = units_[0]->failure.empty() ? "" : " (" + units_[0]->failure + ")";
+  return make_error({ErrorCode::unavailable, "no replica of service '" + launch_.name +
+                                                 "' can come back" + reason +
+                                                 "; start a new service"});
+}
+
+Engine::Unit* Engine::choose(const replicas::Entry& entry, Refusal& refusal) {
+  if (entry.slot.session != 0) return place_session(entry.slot.session, refusal);
+  if (healthy_.empty()) return nullptr;
+  Router& router = *routers_[entry.slot.endpoint];
+  if (router.wants_load()) refresh_load();
+  const std::string& name = actor_->endpoints[entry.slot.endpoint].name;
+  const auto refuse = [&](ErrorCode code, const std::string& text) {
+    refusal = make_error({code, "the router of endpoint '" + name + "' " + text});
+    return nullptr;
+  };
+  try {
+    const forge::Replica& chosen =
+        router.get_replica(healthy_, {name, {}, sessions_.map(), entry.key});
+    if (&chosen < healthy_.data() || &chosen >= healthy_.data() + healthy_.size()) {
+      return refuse(ErrorCode::invalid_argument,
+                    "returned a replica that is not an element of `healthy`");
+    }
+    return units_[chosen.idx].get();
+  } catch (const Error& error) {  // keeps its class
+    return refuse(error.error_code(), std::string("refused: ") + error.what());
+  } catch (const std::exception& error) {
+    return refuse(ErrorCode::invalid_argument, std::string("threw: ") + error.what());
+  } catch (...) {
+    return refuse(ErrorCode::invalid_argument, "threw something that is no exception");
+  }
+}
+
+Refusal Engine::check_room(const replicas::Entry& entry, const Unit& unit) const {
+  const auto limit = static_cast<std::size_t>(launch_.options.max_queued_requests +
+                                              launch_.options.replica_max_concurrent_requests);
+  // A call with a deadline waits for room until then: in the queue, beyond the limit.
+  if (unit.load() < limit || entry.slot.deadline_ns != 0) return {};
+  return make_error({ErrorCode::backpressure,
+                     "replica " + std::to_string(unit.idx) + " of service '" + launch_.name +
+                         "' has " + std::to_string(unit.load()) +
+                         " requests (max_queued_requests " +
+                         std::to_string(launch_.options.max_queued_requests) +
+                         "); slow down, add replicas, or give calls a timeout to wait for room"});
+}
+
+Refusal Engine::check_room_anywhere(const replicas::Entry& entry) const {
+  Refusal refusal;
+  for (const forge::Replica& replica : healthy_) {
+    refusal = check_room(entry, *units_[replica.idx]);
+    if (!refusal) return refusal;
+  }
+  return refusal;
+}
+
+void Engine::refresh_load() {
+  for (forge::Replica& replica : healthy_) {
+    const Unit& unit = *units_[replica.idx];
+    replica.active_requests = unit.in_flight.size();
+    replica.queue_depth = unit.queue.size();
+    replica.current_load = static_cast<double>(unit.load());
+    replica.assigned_sessions = sessions_.on(replica.idx);
+    replica.capacity_utilization =
+        std::min(1.0, static_cast<double>(unit.in_flight.size()) /
+                          launch_.options.replica_max_concurrent_requests);
+  }
+}
+
+void Engine::enqueue(replicas::Entry& entry, Unit& unit) {
+  if (unit.queue.empty() && entry.batch == 0 && can_send(entry, unit, 1)) {
+    send(entry, unit);
+    return;
+  }
+  replicas::append(unit.queue, entry);
+}
+
+bool Engine::can_send(const replicas::Entry& entry, Unit& unit, std::size_t count) const {
+  if (unit.state != ReplicaState::healthy && entry.slot.kind != shm::RequestKind::setup)
+    return false;
+  if (procs_ > 1 && !unit.in_flight.empty() && unit.in_flight.size() + count > kLockstepWindow)
+    return false;
+  if (entry.rank != replicas::kAllRanks) return unit.ranks[entry.rank].channel->has_room();
+  for (const Rank& rank : unit.ranks) {
+    if (!rank.channel->has_room(count)) return false;
+  }
+  return true;
+}
+
+void Engine::send(replicas::Entry& entry, Unit& unit) {
+  expect_answers();
+  entry.slot.batch = 1;
+  stage(entry, unit);
+  commit(entry.rank, unit);
+}
+
+void Engine::stage(replicas::Entry& entry, Unit& unit) {
+  const bool all = entry.rank == replicas::kAllRanks;
+  ledger_.sent(entry, unit.idx, unit.incarnation, all ? procs_ : 1);
+  // Nothing can fail from here on, and only this process takes a call back: it enters all rings or,
+  // above, none.
+  for (std::uint32_t rank = all ? 0 : entry.rank; rank < (all ? procs_ : entry.rank + 1); ++rank) {
+    entry.positions.push_back(unit.ranks[rank].channel->stage(entry.slot));
+  }
+  replicas::append(unit.in_flight, entry);
+  ++outstanding_;
+}
+
+void Engine::commit(std::uint32_t rank, Unit& unit) {
+  const bool all = rank == replicas::kAllRanks;
+  const std::uint32_t end = all ? procs_ : rank + 1;
+  for (std::uint32_t i = all ? 0 : rank; i < end; ++i) unit.ranks[i].channel->commit();
+  for (std::uint32_t i = all ? 0 : rank; i < end; ++i) unit.ranks[i].channel->wake_worker();
+}
+
+void Engine::pump(Unit& unit) {
+  while (!unit.queue.empty()) {
+    replicas::Entry& first = unit.queue.front();
+    std::uint32_t count = 1;  // what has been dropped meanwhile has left no gap in the queue
+    if (first.batch != 0) {
+      for (auto next = std::next(unit.queue.begin());
+           next != unit.queue.end() && next->batch == first.batch; ++next)
+        ++count;
+    }
+    if (!can_send(first, unit, count)) return;
+    expect_answers();
+    for (std::uint32_t i = 0; i < count; ++i) {
+      replicas::Entry& entry = unit.queue.front();
+      replicas::unlink(entry);
+      entry.slot.batch = i == 0 ? count : 0;
+      stage(entry, unit);
+    }
+    commit(first.rank, unit);
+  }
+}
+
+// ---- sessions
+
+std::uint64_t Engine::open_session(std::string_view id, bool strict) {
+  const std::uint64_t number = sessions_.open(id, strict, SteadyClock::now());
+  if (next_eviction_ == SteadyTime::max()) {
+    next_eviction_ = detail::from_now(launch_.options.session_idle_timeout);
+    arm(next_eviction_);
+  }
+  return number;
+}
+
+void Engine::start_session(std::string_view id, bool strict) {
+  require_no_fork();
+  const Lock lock(mutex_);
+  if (state_ != State::serving) {
+    throw Stopped("service '" + launch_.name + "' has been shut down; it has no sessions any more");
+  }
+  open_session(id, strict);
+}
+
+void Engine::terminate_session(std::string_view id) {
+  const Lock lock(mutex_);
+  sessions_.end(id);
+}
+
+Sessions::Map Engine::session_map() {
+  const Lock lock(mutex_);
+  return sessions_.map();
+}
+
+Engine::Unit* Engine::place_session(std::uint64_t session, Refusal& refusal) {
+  SessionState& state = sessions_.at(session);
+  if (std::exchange(state.lost, false)) {
+    refusal =
+        make_error({ErrorCode::session_lost,
+                    "the replica that kept session '" + state.id + "' of service '" + launch_.name +
+                        "' has died, and its state with it; the session goes on with the next "
+                        "call, so bring its state back first"});
+    return nullptr;
+  }
+  // Also while its replica is dying: what queues there moves in order when it has been buried.
+  if (state.replica != kNoReplica) return units_[state.replica].get();
+  Unit* best = nullptr;
+  for (const forge::Replica& replica : healthy_) {
+    Unit& unit = *units_[replica.idx];
+    if (best == nullptr || unit.load() < best->load() ||
+        (unit.load() == best->load() && sessions_.on(unit.idx) < sessions_.on(best->idx)))
+      best = &unit;
+  }
+  if (best != nullptr) sessions_.place(session, best->idx);
+  return best;
+}
+
+void Engine::evict_sessions(SteadyTime now) {
+  if (now >= next_eviction_) {
+    const auto timeout = launch_.options.session_idle_timeout;
+    // Looked at every eighth of the time, so one lives an eighth too long at most.
+    next_eviction_ =
+        sessions_.evict(now, timeout) ? detail::from_now(timeout / 8) : SteadyTime::max();
+  }
+  if (next_eviction_ != SteadyTime::max()) arm(next_eviction_);
+}
+
+// ---- batches
+
+bool Engine::batches(const replicas::Entry& entry) const {
+  return !entry.alone && entry.home == replicas::kAnyReplica && entry.slot.session == 0 &&
+         actor_->endpoints[entry.slot.endpoint].options.batch_size > 1;
+}
+
+void Engine::collect(replicas::Entry& entry) {
+  const std::size_t endpoint = entry.slot.endpoint;
+  const EndpointOptions& options = actor_->endpoints[endpoint].options;
+  Forming& forming = forming_[endpoint];
+  replicas::append(forming.entries, entry);
+  if (forming.entries.size() >= static_cast<std::size_t>(options.batch_size)) {
+    flush(endpoint);
+  } else if (forming.entries.size() == 1) {
+    forming.due = detail::from_now(options.batch_timeout);
+    arm(forming.due);
+  }
+}
+
+void Engine::flush(std::size_t endpoint) {
+  replicas::EntryList& entries = forming_[endpoint].entries;
+  if (entries.empty()) return;
+  Refusal refusal;
+  Unit* const unit = choose(entries.front(), refusal);
+  if (unit == nullptr && !refusal) refusal = check_hope();
+  // Endpoints that take one call at a time are only routed together.
+  const bool as_one = actor_->endpoints[endpoint].kind == EndpointKind::batched;
+  const std::uint64_t batch = as_one ? ++last_batch_ : 0;
+  while (!entries.empty()) {
+    replicas::Entry& entry = entries.front();
+    if (refusal) {
+      drop(entry, refusal);
+      continue;
+    }
+    replicas::unlink(entry);
+    entry.batch = batch;
+    replicas::append(unit == nullptr ? waiting_ : unit->queue, entry);
+  }
+  if (unit != nullptr) pump(*unit);
+}
+
+void Engine::flush_due(SteadyTime now) {
+  for (std::size_t endpoint = 0; endpoint < forming_.size(); ++endpoint) {
+    Forming& forming = forming_[endpoint];
+    if (forming.entries.empty()) continue;
+    if (forming.due <= now) {
+      flush(endpoint);
+    } else {
+      arm(forming.due);
+    }
+  }
+}
+
+void Engine::arm(SteadyTime at) {
+  const std::int64_t at_ns =
+      std::chrono::duration_cast<std::chrono::nanoseconds>(at.time_since_epoch()).count();
+  if (at_ns >= next_deadline_.load(std::memory_order_relaxed)) return;
+  next_deadline_.store(at_ns, std::memory_order_relaxed);
+  host_->engine_thread().wake_before(at_ns);
+}
+
+void Engine::dispatch_waiting() {
+  for (std::size_t count = waiting_.size(); count > 0; --count) {
+    replicas::Entry& entry = waiting_.front();
+    replicas::unlink(entry);
+    if (Refusal refusal = route_one(entry, false)) {
+      fail(entry, std::move(refusal));
+      close(entry);
+    }
+  }
+}
+
+bool Engine::anything_can_come_back() const {
+  for (const auto& unit : units_) {
+    if (unit->state != ReplicaState::quarantined && unit->state != ReplicaState::stopped)
+      return true;
+  }
+  return false;
+}
+
+// ---- cancelling
+
+void Engine::make_cancellable(replicas::Entry& entry, std::uint64_t source) {
+  const auto state = CancelState::find(source);
+  if (!state) return;
+  entry.cancel = source;
+  state->add(weak_from_this(), entry.slot.id);
+}
+
+void Engine::cancel(shm::RequestId request) {
+  const Lock lock(mutex_);
+  replicas::Entry* const entry = ledger_.find(request);
+  if (entry == nullptr || entry->call == nullptr) return;
+  const bool queued = entry->state == replicas::EntryState::queued;
+  Refusal why = make_error(
+      {ErrorCode::cancelled, where(*entry) + (queued ? " was cancelled before it started"
+                                                     : " was cancelled; it may still run")});
+  if (queued) return drop(*entry, std::move(why));
+  fail(*entry, std::move(why));  // the entry stays until its worker lets go of the payload
+  const auto& unit = *units_[entry->replica];
+  const std::uint32_t first = entry->rank == replicas::kAllRanks ? 0 : entry->rank;
+  if (unit.incarnation != entry->incarnation) return;
+  for (std::size_t i = 0; i < entry->positions.size() && first + i < unit.ranks.size(); ++i)
+    unit.ranks[first + i].channel->cancel(entry->positions[i]);
+}
+
+// ---- deadlines
+
+void Engine::set_deadline(replicas::Entry& entry, std::chrono::nanoseconds timeout) {
+  const SteadyTime at = detail::from_now(timeout);
+  if (at == SteadyTime::max()) return;
+  entry.slot.deadline_ns =
+      std::chrono::duration_cast<std::chrono::nanoseconds>(at.time_since_epoch()).count();
+  if (deadlines_.size() > 1024 && deadlines_.size() > 2 * ledger_.open_entries()) {
+    decltype(deadlines_) live;  // most belong to calls that have long been answered
+    for (; !deadlines_.empty(); deadlines_.pop()) {
+      if (ledger_.find(shm::unpacked(deadlines_.top().second)) != nullptr)
+        live.push(deadlines_.top());
+    }
+    deadlines_ = std::move(live);
+  }
+  deadlines_.emplace(entry.slot.deadline_ns, shm::packed(entry.slot.id));
+  arm(at);
+}
+
+void Engine::expire(SteadyTime now) {
+  const auto now_ns =
+      std::chrono::duration_cast<std::chrono::nanoseconds>(now.time_since_epoch()).count();
+  for (; !deadlines_.empty() && deadlines_.top().first <= now_ns; deadlines_.pop()) {
+    replicas::Entry* entry = ledger_.find(shm::unpacked(deadlines_.top().second));
+    if (entry == nullptr) continue;
+    const bool queued = entry->state == replicas::EntryState::queued;
+    const Refusal late =
+        make_error({ErrorCode::deadline_exceeded,
+                    where(*entry) +
+                        (queued ? " was not started before its deadline"
+                                : " was not answered before its deadline; it may still run") +
+                        "; raise the timeout or add replicas"});
+    if (!queued) {
+      fail(*entry, late);  // the entry stays until its worker lets go of the payload
+    } else {
+      drop(*entry, late);
+    }
+  }
+  next_deadline_.store(deadlines_.empty() ? INT64_MAX : deadlines_.top().first,
+                       std::memory_order_relaxed);
+  flush_due(now);
+  evict_sessions(now);
+}
+
+std::optional<SteadyTime> Engine::next_deadline() {
+  const std::int64_t at = next_deadline_.load(std::memory_order_relaxed);
+  if (at == INT64_MAX) return std::nullopt;
+  return SteadyTime(std::chrono::nanoseconds(at));
+}
+
+}  // namespace forge::core
