@@ -29,12 +29,12 @@ Tensor AnswerSource::view(const std::byte* data, std::uint64_t size, DType dtype
 Tensor AnswerSource::in_block(std::uint64_t offset, std::uint64_t size, DType dtype,
                               std::span<const std::int64_t> shape) {
   if (size == 0) return Tensor(dtype, {shape.begin(), shape.end()});  // there may be no block
-  const std::size_t start = detail::align_up(head_size, detail::kBlockAlignment);
-  if (!block || start > block->bytes().size() || offset > block->bytes().size() - start ||
-      size > block->bytes().size() - start - offset) {
+  const auto blobs =
+      block ? detail::blobs_of(block->bytes(), head_size) : std::span<const std::byte>();
+  if (offset > blobs.size() || size > blobs.size() - offset) {
     throw InvalidArgument("an answer refers to bytes outside of its block");
   }
-  return view(block->bytes().data() + start + offset, size, dtype, shape);
+  return view(blobs.data() + offset, size, dtype, shape);
 }
 
 Tensor AnswerSource::in_home(std::uint64_t offset, std::uint64_t size, DType dtype,
@@ -81,11 +81,8 @@ detail::Reader Call::value(std::size_t share, std::size_t rank) {
   Answer& answer = answers_[share * ranks_ + rank];
   if (answer.error) answer.error->raise();
   std::span<const std::byte> blobs;
-  if (answer.source.block) {
-    const auto bytes = answer.source.block->bytes();
-    blobs = bytes.subspan(
-        std::min(bytes.size(), detail::align_up(answer.head.size(), detail::kBlockAlignment)));
-  }
+  if (answer.source.block)
+    blobs = detail::blobs_of(answer.source.block->bytes(), answer.head.size());
   return detail::Reader(answer.head, blobs, &answer.source);
 }
 

@@ -333,13 +333,22 @@ void Engine::cancel(shm::RequestId request) {
   Refusal why = make_error(
       {ErrorCode::cancelled, where(*entry) + (queued ? " was cancelled before it started"
                                                      : " was cancelled; it may still run")});
-  if (queued) return drop(*entry, std::move(why));
-  fail(*entry, std::move(why));  // the entry stays until its worker lets go of the payload
+  give_up(*entry, std::move(why));
+  if (queued) return;
   const auto& unit = *units_[entry->replica];
   const std::uint32_t first = entry->rank == replicas::kAllRanks ? 0 : entry->rank;
   if (unit.incarnation != entry->incarnation) return;
   for (std::size_t i = 0; i < entry->positions.size() && first + i < unit.ranks.size(); ++i)
     unit.ranks[first + i].channel->cancel(entry->positions[i]);
+}
+
+/// Nobody waits for it any more. What a worker has stays until it lets go of the payload.
+void Engine::give_up(replicas::Entry& entry, Refusal why) {
+  if (entry.state == replicas::EntryState::queued) {
+    drop(entry, std::move(why));
+  } else {
+    fail(entry, std::move(why));
+  }
 }
 
 // ---- deadlines
@@ -368,17 +377,12 @@ void Engine::expire(SteadyTime now) {
     replicas::Entry* entry = ledger_.find(shm::unpacked(deadlines_.top().second));
     if (entry == nullptr) continue;
     const bool queued = entry->state == replicas::EntryState::queued;
-    const Refusal late =
-        make_error({ErrorCode::deadline_exceeded,
-                    where(*entry) +
-                        (queued ? " was not started before its deadline"
-                                : " was not answered before its deadline; it may still run") +
-                        "; raise the timeout or add replicas"});
-    if (!queued) {
-      fail(*entry, late);  // the entry stays until its worker lets go of the payload
-    } else {
-      drop(*entry, late);
-    }
+    give_up(*entry,
+            make_error({ErrorCode::deadline_exceeded,
+                        where(*entry) +
+                            (queued ? " was not started before its deadline"
+                                    : " was not answered before its deadline; it may still run") +
+                            "; raise the timeout or add replicas"}));
   }
   next_deadline_.store(deadlines_.empty() ? INT64_MAX : deadlines_.top().first,
                        std::memory_order_relaxed);

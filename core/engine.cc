@@ -116,6 +116,11 @@ detail::AnswerState* Engine::submit(const detail::EndpointRef& endpoint, detail:
   refusal = send_all(endpoint, mode, *payload, call);
   release(*payload);
   if (refusal) return failed(std::move(refusal));
+  if (endpoint.options.cancel.id != 0) {  // it may have been cancelled since admit()
+    lock.unlock();
+    const auto source = CancelState::find(endpoint.options.cancel.id);
+    if (source && source->cancelled()) source->cancel();
+  }
   return call;
 }
 
@@ -339,14 +344,7 @@ void Engine::recycle(Call& call) { calls_.put(call); }
 
 Tensor Engine::allocate(DType dtype, const std::vector<std::int64_t>& shape) {
   require_no_fork();
-  std::size_t bytes = size_of(dtype);
-  for (const std::int64_t dim : shape) {
-    if (dim < 0 || __builtin_mul_overflow(bytes, static_cast<std::size_t>(dim), &bytes)) {
-      throw InvalidArgument(
-          "a tensor's dimensions must be positive and its bytes fit the memory; got dimension " +
-          std::to_string(dim));
-    }
-  }
+  const std::size_t bytes = detail::byte_size(dtype, shape);
   const Lock lock(mutex_);
   if (state_ != State::serving)
     throw Stopped("service '" + launch_.name + "' has been shut down; it has no arena any more");

@@ -200,6 +200,7 @@ class Engine final : public detail::Driver, public std::enable_shared_from_this<
   void release(Payload& payload);
   /// Settles the entry's share with an error; the entry itself stays.
   void fail(replicas::Entry& entry, Refusal why);
+  void give_up(replicas::Entry& entry, Refusal why);
   /// fail(), and the entry leaves its list and is closed.
   void drop(replicas::Entry& entry, Refusal why);
   detail::AnswerState* failed(Refusal refusal);

@@ -71,8 +71,7 @@ Status Engine::start() {
   const std::span<const std::byte> arguments(launch_.arguments);
   const std::size_t own = writer.head().size();
   const std::size_t head = own + launch_.arguments_head;
-  const auto blobs = arguments.subspan(std::min(
-      arguments.size(), detail::align_up(launch_.arguments_head, detail::kBlockAlignment)));
+  const auto blobs = detail::blobs_of(arguments, launch_.arguments_head);
   const std::size_t blobs_at = detail::align_up(head, detail::kBlockAlignment);
   setup_.size = blobs.empty() ? head : blobs_at + blobs.size();
   setup_.head = static_cast<std::uint32_t>(head);

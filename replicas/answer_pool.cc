@@ -88,13 +88,7 @@ void AnswerPool::write(detail::Writer& answer, shm::ResponseSlot& slot) {
 }
 
 Tensor AnswerPool::allocate(DType dtype, std::span<const std::int64_t> shape) {
-  std::size_t bytes = size_of(dtype);
-  for (const std::int64_t dim : shape) {
-    if (dim < 0 || __builtin_mul_overflow(bytes, static_cast<std::size_t>(dim), &bytes)) {
-      throw InvalidArgument("context().allocate: dimension " + std::to_string(dim) +
-                            " is negative, or the tensor does not fit the memory");
-    }
-  }
+  const std::size_t bytes = detail::byte_size(dtype, shape);
   collect();
   if (const auto offset = take(bytes)) {
     return Tensor::adopt(std::make_shared<Storage>(*this, *offset, bytes), dtype, shape);

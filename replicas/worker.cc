@@ -6,6 +6,7 @@
 #include <sys/eventfd.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <chrono>
 #include <cstdio>
 #include <cstdlib>
@@ -118,7 +119,7 @@ class Worker final : public Context, public detail::ResultSink {
   bool step();
   bool handle(const shm::RequestSlot& request, std::uint64_t position);
   void execute(const shm::RequestSlot& request);
-  bool run_batch(std::uint32_t count);
+  void run_batch(std::uint32_t count);
   shm::ResponseSlot& claim(const shm::RequestSlot& request);
   bool is_late(const shm::RequestSlot& request) const;
   bool in_arena(const shm::RequestSlot& request) const;
@@ -188,7 +189,7 @@ int Worker::run() {
   return out_->exit_reason.load(std::memory_order_relaxed) == shm::ExitReason::stopped ? 0 : 1;
 }
 
-/// One request. False: this worker is done.
+/// One request, or one batch. False: this worker is done.
 bool Worker::step() {
   const shm::RequestSlot request = *requests_.front();
   if (request.block <= arena_.size() - 2 * shm::kCacheLine)
@@ -198,12 +199,18 @@ bool Worker::step() {
     out_->exit_reason.store(shm::ExitReason::stopped, std::memory_order_release);
     return false;
   }
-  if (request.batch > 1) return run_batch(request.batch);
-  slot_ = &claim(request);
-  const bool go_on = handle(request, position);
-  sources_.front().end();  // before we answer: the arena's bytes are ours no longer than that
+  const std::uint32_t count = std::max<std::uint32_t>(request.batch, 1);
+  bool go_on = true;
+  if (count > 1) {
+    run_batch(count);
+  } else {
+    slot_ = &claim(request);
+    go_on = handle(request, position);
+  }
+  // Before we answer: the arena's bytes are ours no longer than that.
+  for (std::uint32_t i = 0; i < count; ++i) sources_[i].end();
   responses_.commit();
-  requests_.pop();
+  requests_.pop(count);
   ring_controller();
   shm::prefetch_for_write(responses_.next_slot(), sizeof(shm::ResponseSlot));
   return go_on;
@@ -237,8 +244,7 @@ bool Worker::in_arena(const shm::RequestSlot& request) const {
 /// Precondition: in_arena().
 detail::Reader Worker::reader(const shm::RequestSlot& request, RequestSource& source) const {
   const std::span<const std::byte> block(arena_.data() + request.block, request.block_size);
-  const auto blobs = block.subspan(
-      std::min(block.size(), detail::align_up(request.head_size, detail::kBlockAlignment)));
+  const auto blobs = detail::blobs_of(block, request.head_size);
   source.begin(blobs);
   return detail::Reader(block.first(request.head_size), blobs, &source);
 }
@@ -297,9 +303,8 @@ void Worker::write_error(ErrorCode code) {
   }
 }
 
-/// A batch: one execution for the next `count` requests. Each has its own answer, and all answers are
-/// published together.
-bool Worker::run_batch(std::uint32_t count) {
+/// One execution for the next `count` requests. Each has its own answer; all are published together.
+void Worker::run_batch(std::uint32_t count) {
   if (count > shm::kWindow || requests_.peek(count - 1) == nullptr)
     std::abort();  // never: one commit
   live_.clear();
@@ -335,11 +340,6 @@ bool Worker::run_batch(std::uint32_t count) {
     }
     in_batch_ = false;
   }
-  for (auto& source : sources_) source.end();
-  responses_.commit();
-  requests_.pop(count);
-  ring_controller();
-  return true;
 }
 
 /// The answer of the next element. What goes wrong with it is its own error.

@@ -127,8 +127,12 @@ std::optional<std::size_t> detail::element_count(DType dtype,
   return empty ? 0 : static_cast<std::size_t>(count);
 }
 
+std::size_t detail::byte_size(DType dtype, std::span<const std::int64_t> shape) {
+  return require_count(dtype, shape) * size_of(dtype);
+}
+
 Tensor::Tensor(DType dtype, const std::vector<std::int64_t>& shape) {
-  const std::size_t bytes = require_count(dtype, shape) * size_of(dtype);
+  const std::size_t bytes = detail::byte_size(dtype, shape);
   auto storage = std::make_shared<HeapStorage>(bytes);
   std::memset(storage->data, 0, bytes);
   *this = adopt(std::move(storage), dtype, shape);

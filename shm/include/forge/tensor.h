@@ -114,6 +114,8 @@ struct DTypeOf {
 /// Elements of a tensor of that shape; nothing if there can be no such tensor: a negative
 /// dimension, more than 8 of them, or more bytes than can be addressed.
 std::optional<std::size_t> element_count(DType dtype, std::span<const std::int64_t> shape) noexcept;
+/// Bytes of a tensor of that shape. Throws InvalidArgument if there can be none.
+std::size_t byte_size(DType dtype, std::span<const std::int64_t> shape);
 }  // namespace detail
 
 /// Thread-compatible handle; the bytes may be read by any number of threads.
