@@ -33,13 +33,19 @@ class BadInput : public ::testing::Test {
     EXPECT_EQ(value_of(counter.endpoint<std::int64_t()>("value").route()), 3);
   }
 
+  /// Every way to start one refuses it, in the same words. How much memory is available is another
+  /// number each time it is read, so numbers are not compared.
   template <class E>
   std::string refused(Options options) {
     const auto factory = counters.actor("Counter").options(std::move(options));
     const std::string text = message_of<E>([&] { factory.as_service(0); });
-    EXPECT_EQ(message_of<E>([&] { factory.as_actor(0); }), text);
-    EXPECT_EQ(error_of<E>(factory.as_service_async(0)), text);
+    EXPECT_EQ(words_of(message_of<E>([&] { factory.as_actor(0); })), words_of(text));
+    EXPECT_EQ(words_of(error_of<E>(factory.as_service_async(0))), words_of(text));
     EXPECT_THAT(text, HasSubstr("Counter"));
+    return text;
+  }
+  static std::string words_of(std::string text) {
+    std::erase_if(text, [](unsigned char c) { return std::isdigit(c) != 0; });
     return text;
   }
   std::string not_loaded(const std::string& path) {
