@@ -128,6 +128,24 @@ bool converts(const std::string& given, const std::string& wanted) {
          (kNumbers.contains(wanted) && (kNumbers.contains(given) || kIntegers.contains(given)));
 }
 
+/// The actor with endpoints as the service wants them.
+std::shared_ptr<const replicas::ActorManifest> tailored(const replicas::ActorManifest& actor,
+                                                        const Options& options,
+                                                        const std::string& service) {
+  auto result = std::make_shared<replicas::ActorManifest>(actor);
+  for (const auto& [name, wanted] : options.endpoints) {
+    const auto index = result->index_of(name);
+    if (!index) {
+      throw UnknownEndpoint("service '" + service + "': options.endpoints names '" + name +
+                            "', which is no endpoint of actor '" + actor.name + "'");
+    }
+    detail::check_options("service '" + service + "': endpoint '" + name + "'", wanted,
+                          "correct it in options.endpoints");
+    result->endpoints[*index].options = wanted;
+  }
+  return result;
+}
+
 std::shared_ptr<core::Engine> start_to_describe(core::Host& host, core::Launch launch) {
   const std::string plugin = launch.plugin;
   try {
@@ -200,7 +218,7 @@ std::shared_ptr<core::Engine> ActorFactory::launch(Arguments arguments, bool mes
   launch.actor = actor_;
   launch.options = options_;
   launch.mesh = mesh;
-  launch.manifest = manifest_;
+  launch.manifest = tailored(*manifest_->find(actor_), options_, launch.name);
   launch.arguments = std::move(arguments.block);
   launch.arguments_head = arguments.head_size;
   return host_->launch(std::move(launch));

@@ -21,13 +21,13 @@ Result<std::shared_ptr<Engine>> Engine::create(std::shared_ptr<Host> host, Launc
   auto engine =
       std::shared_ptr<Engine>(new Engine(std::move(host), std::move(launch), std::move(*arena)));
   if (engine->launch_.manifest) {
-    engine->actor_ = engine->launch_.manifest->find(engine->launch_.actor);
+    engine->actor_ = engine->launch_.manifest.get();
     for (const auto& endpoint : engine->actor_->endpoints) {
       if (endpoint.options.batch_size <= static_cast<int>(shm::kWindow)) continue;
-      return make_error(
-          {ErrorCode::invalid_argument, "endpoint '" + endpoint.name + "' wants batches of " +
-                                            std::to_string(endpoint.options.batch_size) +
-                                            "; the most is " + std::to_string(shm::kWindow)});
+      return make_error({ErrorCode::invalid_argument,
+                         "service '" + engine->launch_.name + "': endpoint '" + endpoint.name +
+                             "' wants batches of " + std::to_string(endpoint.options.batch_size) +
+                             "; the most is " + std::to_string(shm::kWindow)});
     }
     engine->forming_ = std::vector<Forming>(engine->actor_->endpoints.size());
     engine->routers_ = engine->host_->make_routers(*engine->actor_, engine->launch_.options);

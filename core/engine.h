@@ -54,7 +54,8 @@ struct Launch {
   std::string worker_path;
   Options options;
   bool mesh = false;
-  std::shared_ptr<const replicas::Manifest> manifest;  ///< empty when describing
+  /// What it offers, with Options::endpoints in force; null when describing.
+  std::shared_ptr<const replicas::ActorManifest> manifest;
   std::vector<std::byte> arguments;  ///< of the constructor: head and out-of-band bytes
   std::size_t arguments_head = 0;
 };

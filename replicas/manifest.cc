@@ -15,7 +15,7 @@ using detail::Reader;
 using detail::Writer;
 
 // Every struct is spelled once: `with_parts(object, visit)` hands all of its parts to `visit`, in
-// the order in which they travel. Routers do not.
+// the order in which they travel. Routers and endpoints of Options do not.
 template <class Visit>
 void with_parts(auto& policy, Visit visit) requires requires {
   policy.backoff_max;

@@ -25,7 +25,7 @@ struct ActorManifest {
   std::string name;
   std::string doc;
   std::vector<std::string> constructor;  ///< type strings of its arguments
-  Options defaults{};                    ///< without routers
+  Options defaults{};                    ///< without routers and endpoints
   std::vector<EndpointManifest> endpoints{};
 
   /// The index by which requests name an endpoint.

@@ -17,9 +17,12 @@ std::string plural(std::size_t count, std::string_view noun) {
   return std::to_string(count) + " " + std::string(noun) + (count == 1 ? "" : "s");
 }
 
-void check_options(const std::string& where, const EndpointOptions& options) {
+}  // namespace
+
+void check_options(const std::string& where, const EndpointOptions& options,
+                   std::string_view remedy) {
   const auto fail = [&](const std::string& what) {
-    throw InvalidArgument(where + ": " + what + "; correct it in FORGE_PLUGIN");
+    throw InvalidArgument(where + ": " + what + "; " + std::string(remedy));
   };
   if (options.router.empty()) fail("router is empty");
   if (options.batch_size < 1)
@@ -29,8 +32,6 @@ void check_options(const std::string& where, const EndpointOptions& options) {
     fail("exec_timeout is not positive; leave it out for no limit");
   }
 }
-
-}  // namespace
 
 void ActorInfo::add(EndpointInfo endpoint) {
   const std::string where = "endpoint \"" + endpoint.name + "\" of actor \"" + name + "\"";
@@ -42,7 +43,7 @@ void ActorInfo::add(EndpointInfo endpoint) {
       throw InvalidArgument(where + " is registered twice; give one of them another name");
     }
   }
-  check_options(where, endpoint.options);
+  check_options(where, endpoint.options, "correct it in FORGE_PLUGIN");
   endpoints.push_back(std::move(endpoint));
 }
 
@@ -51,6 +52,10 @@ void ActorInfo::set_defaults(Options options) {
     throw InvalidArgument("the defaults of actor \"" + name +
                           "\" have routers, which run in the embedding program; pass them to "
                           "options() there");
+  }
+  if (!options.endpoints.empty()) {
+    throw InvalidArgument("the defaults of actor \"" + name +
+                          "\" have endpoints; say it where each endpoint is registered");
   }
   defaults = std::move(options);
 }

@@ -239,6 +239,15 @@ TEST_F(BadInput, RoutersThatNobodyKnows) {
                Error);
 }
 
+TEST_F(BadInput, EndpointOptionsThatDoNotFit) {
+  EXPECT_THAT(refused<UnknownEndpoint>({.endpoints = {{"nowhere", {}}}}), HasSubstr("nowhere"));
+  EXPECT_THAT(
+      refused<InvalidArgument>({.endpoints = {{"add", {.batch_size = 0}}}}),
+      AllOf(HasSubstr("'add'"), HasSubstr("batch_size is 0"), HasSubstr("options.endpoints")));
+  EXPECT_THAT(refused<InvalidArgument>({.endpoints = {{"add", {.batch_size = 257}}}}),
+              HasSubstr("256"));
+}
+
 TEST_F(BadInput, VariablesThatAreNone) {
   EXPECT_THAT(refused<InvalidArgument>({.env = {{"A=B", "x"}}}), HasSubstr("A=B"));
   EXPECT_THAT(refused<InvalidArgument>({.env = {{"", "x"}}}), HasSubstr("env"));

@@ -54,6 +54,14 @@ TEST_F(Batches, LeaveWhenTheyAreFull) {
   EXPECT_THAT(sizes(service), ElementsAre(4, 4));
 }
 
+TEST_F(Batches, AreAsLargeAsTheServiceWantsThem) {
+  const Service service =
+      serve({.endpoints = {{"patient", {.batch_size = 2, .batch_timeout = 1h}}}});
+  const auto patient = service.endpoint<Map>("patient");
+  EXPECT_THAT(values(send(patient, {1, 2, 3, 4})), ElementsAre(2, 4, 6, 8));
+  EXPECT_THAT(sizes(service), ElementsAre(2, 2));
+}
+
 TEST_F(Batches, LeaveWhenTheFirstHasWaitedLongEnough) {
   const Service service = serve();
   const auto doubled = service.endpoint<Map>("doubled");

@@ -69,6 +69,10 @@ struct EndpointInfo {
   std::array<std::byte, 2 * sizeof(void*)> method{};
 };
 
+/// Throws InvalidArgument: `where` has such options; `remedy` says what to do.
+void check_options(const std::string& where, const EndpointOptions& options,
+                   std::string_view remedy);
+
 struct ActorInfo {
   /// Sets `running` once the arguments are decoded and the constructor is entered.
   using Construct = std::unique_ptr<ForgeActor> (*)(const ActorInfo&, Reader& args, bool& running);
@@ -85,7 +89,7 @@ struct ActorInfo {
 };
 
 /// Changes with every change to what plugin and worker exchange.
-inline constexpr std::uint32_t kPluginAbi = 2;
+inline constexpr std::uint32_t kPluginAbi = 3;
 inline constexpr std::uint64_t kPluginMagic = 0x4E'49'47'55'4C'50'46ULL;  // "FPLUGIN"
 
 /// One FORGE_PLUGIN of a program or shared object; a list through all of them.

@@ -31,6 +31,16 @@ struct Autoscaling {
   bool enabled = false;
 };
 
+/// How one endpoint is called. Given where it is registered; a service may say otherwise.
+struct EndpointOptions {
+  std::string router = "round_robin";
+  int batch_size = 1;  ///< 1: no batching
+  std::chrono::nanoseconds batch_timeout = std::chrono::milliseconds(10);
+  bool idempotent = false;  ///< may be executed again after its worker died
+  std::optional<std::chrono::nanoseconds> exec_timeout = std::nullopt;
+  bool restart_on_error = false;
+};
+
 struct Options {
   int procs = 1;  ///< workers per replica
   int num_replicas = 1;
@@ -55,15 +65,8 @@ struct Options {
   std::chrono::nanoseconds start_timeout = std::chrono::minutes(10);
   int spares = 0;
   bool gpu_share = false;
-};
-
-struct EndpointOptions {
-  std::string router = "round_robin";
-  int batch_size = 1;  ///< 1: no batching
-  std::chrono::nanoseconds batch_timeout = std::chrono::milliseconds(10);
-  bool idempotent = false;  ///< may be executed again after its worker died
-  std::optional<std::chrono::nanoseconds> exec_timeout = std::nullopt;
-  bool restart_on_error = false;
+  /// By endpoint name, in place of what the plugin registered.
+  std::map<std::string, EndpointOptions> endpoints = {};
 };
 
 }  // namespace forge

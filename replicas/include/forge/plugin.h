@@ -48,8 +48,8 @@ class ActorBuilder {
  public:
   explicit ActorBuilder(detail::ActorInfo& info) : info_(info) {}
 
-  /// What `plugin.actor(name)` starts from. `routers` belong to the embedding program and throw
-  /// InvalidArgument here.
+  /// What `plugin.actor(name)` starts from. `routers` and `endpoints` belong to the embedding
+  /// program and throw InvalidArgument here.
   ActorBuilder& defaults(Options options) {
     info_.set_defaults(std::move(options));
     return *this;
