@@ -12,6 +12,10 @@ namespace {
 /// has passed (ranks might see different times), and it can only before it sends it.
 constexpr std::size_t kLockstepWindow = 4;
 
+std::int64_t now_ns() {
+  return std::chrono::nanoseconds(SteadyClock::now().time_since_epoch()).count();
+}
+
 }  // namespace
 
 // ---- routing
@@ -70,11 +74,12 @@ Engine::Unit* Engine::choose(const replicas::Entry& entry, Refusal& refusal) {
   }
 }
 
-Refusal Engine::check_room(const replicas::Entry& entry, const Unit& unit) const {
+Refusal Engine::check_room(const replicas::Entry& entry, Unit& unit) {
   const auto limit = static_cast<std::size_t>(launch_.options.max_queued_requests +
                                               launch_.options.replica_max_concurrent_requests);
   // A call with a deadline waits for room until then: in the queue, beyond the limit.
   if (unit.load() < limit || entry.slot.deadline_ns != 0) return {};
+  ++unit.meter.rejected;
   return make_error({ErrorCode::backpressure,
                      "replica " + std::to_string(unit.idx) + " of service '" + launch_.name +
                          "' has " + std::to_string(unit.load()) +
@@ -83,7 +88,7 @@ Refusal Engine::check_room(const replicas::Entry& entry, const Unit& unit) const
                          "); slow down, add replicas, or give calls a timeout to wait for room"});
 }
 
-Refusal Engine::check_room_anywhere(const replicas::Entry& entry) const {
+Refusal Engine::check_room_anywhere(const replicas::Entry& entry) {
   Refusal refusal;
   for (const forge::Replica& replica : healthy_) {
     refusal = check_room(entry, *units_[replica.idx]);
@@ -92,25 +97,18 @@ Refusal Engine::check_room_anywhere(const replicas::Entry& entry) const {
   return refusal;
 }
 
-void Engine::refresh_load() {
-  for (forge::Replica& replica : healthy_) {
-    const Unit& unit = *units_[replica.idx];
-    replica.active_requests = unit.in_flight.size();
-    replica.queue_depth = unit.queue.size();
-    replica.current_load = static_cast<double>(unit.load());
-    replica.assigned_sessions = sessions_.on(replica.idx);
-    replica.capacity_utilization =
-        std::min(1.0, static_cast<double>(unit.in_flight.size()) /
-                          launch_.options.replica_max_concurrent_requests);
-  }
-}
-
 void Engine::enqueue(replicas::Entry& entry, Unit& unit) {
   if (unit.queue.empty() && entry.batch == 0 && can_send(entry, unit, 1)) {
     send(entry, unit);
     return;
   }
+  queue_up(entry, unit);
+}
+
+void Engine::queue_up(replicas::Entry& entry, Unit& unit) {
+  entry.replica = unit.idx;
   replicas::append(unit.queue, entry);
+  load_changed(unit);
 }
 
 bool Engine::can_send(const replicas::Entry& entry, Unit& unit, std::size_t count) const {
@@ -141,6 +139,8 @@ void Engine::stage(replicas::Entry& entry, Unit& unit) {
     entry.positions.push_back(unit.ranks[rank].channel->stage(entry.slot));
   }
   replicas::append(unit.in_flight, entry);
+  load_changed(unit);
+  if (entry.called_ns != 0) entry.sent_ns = now_ns();
   ++outstanding_;
 }
 
@@ -221,7 +221,10 @@ Engine::Unit* Engine::place_session(std::uint64_t session, Refusal& refusal) {
         (unit.load() == best->load() && sessions_.on(unit.idx) < sessions_.on(best->idx)))
       best = &unit;
   }
-  if (best != nullptr) sessions_.place(session, best->idx);
+  if (best != nullptr) {
+    sessions_.place(session, best->idx);
+    load_changed(*best);
+  }
   return best;
 }
 
@@ -264,6 +267,10 @@ void Engine::flush(std::size_t endpoint) {
   // Endpoints that take one call at a time are only routed together.
   const bool as_one = actor_->endpoints[endpoint].kind == EndpointKind::batched;
   const std::uint64_t batch = as_one ? ++last_batch_ : 0;
+  std::vector<std::uint64_t>& sizes = endpoint_metrics_[endpoint].batch_sizes;
+  if (sizes.size() <= entries.size()) sizes.resize(entries.size() + 1);
+  ++sizes[entries.size()];
+  std::int64_t now = 0;
   while (!entries.empty()) {
     replicas::Entry& entry = entries.front();
     if (refusal) {
@@ -272,7 +279,12 @@ void Engine::flush(std::size_t endpoint) {
     }
     replicas::unlink(entry);
     entry.batch = batch;
-    replicas::append(unit == nullptr ? waiting_ : unit->queue, entry);
+    if (entry.called_ns != 0) entry.left_ns = now != 0 ? now : now = now_ns();
+    if (unit == nullptr) {
+      replicas::append(waiting_, entry);
+    } else {
+      queue_up(entry, *unit);
+    }
   }
   if (unit != nullptr) pump(*unit);
 }
@@ -388,6 +400,7 @@ void Engine::expire(SteadyTime now) {
                        std::memory_order_relaxed);
   flush_due(now);
   evict_sessions(now);
+  pulse(now);
 }
 
 std::optional<SteadyTime> Engine::next_deadline() {

@@ -29,6 +29,7 @@ Result<std::shared_ptr<Engine>> Engine::create(std::shared_ptr<Host> host, Launc
                              "' wants batches of " + std::to_string(endpoint.options.batch_size) +
                              "; the most is " + std::to_string(shm::kWindow)});
     }
+    engine->endpoint_metrics_.resize(engine->actor_->endpoints.size());
     engine->forming_ = std::vector<Forming>(engine->actor_->endpoints.size());
     engine->routers_ = engine->host_->make_routers(*engine->actor_, engine->launch_.options);
   }
@@ -39,8 +40,10 @@ Engine::Engine(std::shared_ptr<Host> host, Launch launch, std::shared_ptr<Arena>
     : host_(std::move(host)),
       launch_(std::move(launch)),
       arena_(std::move(arena)),
-      procs_(static_cast<std::uint32_t>(launch_.options.procs)) {
+      procs_(static_cast<std::uint32_t>(launch_.options.procs)),
+      timeline_(static_cast<std::size_t>(launch_.mesh ? 1 : launch_.options.num_replicas)) {
   const int replicas = launch_.mesh ? 1 : launch_.options.num_replicas;
+  stale_.reserve(static_cast<std::size_t>(replicas));
   for (int i = 0; i < replicas; ++i) {
     units_.push_back(std::make_unique<Unit>());
     units_.back()->idx = static_cast<std::uint32_t>(i);
@@ -216,6 +219,12 @@ replicas::Entry& Engine::open(const detail::EndpointRef& endpoint, Payload& payl
   entry.payload = &payload;
   ++payload.users;
   entry.slot.session = payload.session;
+  if (next_pulse_ == SteadyTime::max()) [[unlikely]]
+    begin_pulse();
+  if (--until_timed_ == 0) {
+    until_timed_ = stride_;
+    time_begins(entry);
+  }
   if (payload.session != 0) sessions_.begin_call(payload.session);
   if (endpoint.options.cancel.id != 0) make_cancellable(entry, endpoint.options.cancel.id);
   auto timeout = endpoint.options.timeout;
@@ -312,12 +321,14 @@ void Engine::fail(replicas::Entry& entry, Refusal why) {
   auto* call = static_cast<Call*>(entry.call);
   if (call == nullptr) return;
   entry.call = nullptr;
+  if (entry.replica != replicas::kAnyReplica) count(*units_[entry.replica], false);
   call->answer(entry.part).error = std::move(why);
   if (call->settle()) call->complete();
 }
 
 void Engine::drop(replicas::Entry& entry, Refusal why) {
   replicas::unlink(entry);
+  if (entry.replica != replicas::kAnyReplica) load_changed(*units_[entry.replica]);
   fail(entry, std::move(why));
   close(entry);
 }

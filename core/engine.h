@@ -2,7 +2,7 @@
 //
 // Reading order: engine.cc (a call on its way out), dispatch.cc (where it goes and when), poll.cc
 // (its answer on its way in, and who waits how), lifecycle.cc (start, shutdown), recovery.cc
-// (deaths, replay).
+// (deaths, replay), measure.cc (metrics).
 //
 // Thread safety: one lock, mutex_. Fields marked [lock] need it; [role] belongs to whoever holds
 // the poller's role; the rest is constant or atomic. The watchdog thread enters through
@@ -33,6 +33,7 @@
 
 #include "core/arena.h"
 #include "core/call.h"
+#include "core/meter.h"
 #include "core/sessions.h"
 #include "replicas/channel.h"
 #include "replicas/ledger.h"
@@ -103,6 +104,8 @@ class Engine final : public detail::Driver, public std::enable_shared_from_this<
   std::vector<ReplicaStatus> replicas();
   std::vector<std::byte> description();  ///< the encoded manifest, after a start without an actor
   ServiceCounters counters();
+  ServiceMetrics metrics();
+  MetricsSummary metrics_summary();
 
  private:
   using Lock = std::unique_lock<std::mutex>;
@@ -132,6 +135,7 @@ class Engine final : public detail::Driver, public std::enable_shared_from_this<
     bool alive = false;  // started, or about to be, and not reaped
   };
 
+  static constexpr std::size_t kUnseen = ~std::size_t{0};
   struct Unit {  // one replica
     std::uint32_t idx = 0;
     ReplicaState state = ReplicaState::uninitialized;
@@ -151,6 +155,9 @@ class Engine final : public detail::Driver, public std::enable_shared_from_this<
     std::uint32_t failed_rank = 0;
     bool killed_from_outside = false;
     bool was_healthy = false;
+    ReplicaMeter meter;
+    std::size_t view = kUnseen;  // its place in healthy_
+    bool stale = false;          // what routers see of its load is out of date
     std::size_t load() const { return queue.size() + in_flight.size(); }
   };
 
@@ -177,13 +184,13 @@ class Engine final : public detail::Driver, public std::enable_shared_from_this<
   /// `fresh`: it has not waited yet, so that the queue limit binds it.
   Refusal route_one(replicas::Entry& entry, bool fresh);
   Unit* choose(const replicas::Entry& entry, Refusal& refusal);
-  Refusal check_room(const replicas::Entry& entry, const Unit& unit) const;
+  Refusal check_room(const replicas::Entry& entry, Unit& unit);
   Refusal check_hope() const;
-  Refusal check_room_anywhere(const replicas::Entry& entry) const;
+  Refusal check_room_anywhere(const replicas::Entry& entry);
   replicas::Entry& open(const detail::EndpointRef& endpoint, Payload& payload, Call* call,
                         std::uint32_t part);
-  void refresh_load();
   void enqueue(replicas::Entry& entry, Unit& unit);
+  void queue_up(replicas::Entry& entry, Unit& unit);
   bool can_send(const replicas::Entry& entry, Unit& unit, std::size_t count) const;
   void send(replicas::Entry& entry, Unit& unit);
   void stage(replicas::Entry& entry, Unit& unit);
@@ -209,6 +216,20 @@ class Engine final : public detail::Driver, public std::enable_shared_from_this<
   void set_deadline(replicas::Entry& entry, std::chrono::nanoseconds timeout);
   void expire(SteadyTime now);
   bool anything_can_come_back() const;
+
+  // measure.cc [lock]
+  void begin_pulse();
+  void pulse(SteadyTime now);
+  std::uint64_t roll(SteadyTime now);
+  void count(Unit& unit, bool success);
+  void time_begins(replicas::Entry& entry);
+  void time_ends(Unit& unit, const replicas::Entry& entry, const shm::ResponseSlot& slot);
+  std::size_t active(const Unit& unit) const;
+  std::size_t queued(const Unit& unit) const;
+  double utilization(const Unit& unit) const;
+  void load_changed(Unit& unit);
+  void refresh_load();
+  void update_healthy();
 
   // poll.cc
   bool any_ready();  // [role]
@@ -252,7 +273,6 @@ class Engine final : public detail::Driver, public std::enable_shared_from_this<
   void reset_life(Unit& unit);
   void mourn_mesh(Unit& unit);
   void fail_everything(const Refusal& why);
-  void update_healthy();
   /// While draining: will any open call still be answered?
   bool can_drain() const;
   void stop_workers(bool at_once);
@@ -274,6 +294,7 @@ class Engine final : public detail::Driver, public std::enable_shared_from_this<
   std::vector<Payload*> free_payloads_;             // [lock]
   std::vector<std::unique_ptr<Unit>> units_;        // fixed number; contents [lock]
   std::vector<forge::Replica> healthy_;             // [lock] what routers see
+  std::vector<Unit*> stale_;                        // [lock] see Unit::stale
   std::vector<std::shared_ptr<Router>> routers_;    // [lock] by endpoint
   Sessions sessions_;                               // [lock]
   SteadyTime next_eviction_ = SteadyTime::max();    // [lock]
@@ -286,6 +307,14 @@ class Engine final : public detail::Driver, public std::enable_shared_from_this<
   std::uint32_t next_rank_ = 0;         // [lock] choose()
   Payload setup_;                       // [lock] as long as the service
   std::vector<std::byte> description_;  // [lock]
+
+  Timeline timeline_;                              // [lock]
+  std::vector<EndpointMetrics> endpoint_metrics_;  // [lock] by endpoint
+  SteadyTime born_ = SteadyClock::now();           // [lock] when it began to serve
+  SteadyTime next_pulse_ = SteadyTime::max();      // [lock] never, while nothing happens
+  std::uint32_t stride_ = 1;                       // [lock] how often a call is timed
+  std::uint32_t until_timed_ = 1;                  // [lock]
+  std::int64_t drained_at_ns_ = 0;  // [lock] the clock, if this drain of a channel has looked at it
 
   using Deadline = std::pair<std::int64_t, std::uint64_t>;  // time, request id packed
   std::priority_queue<Deadline, std::vector<Deadline>, std::greater<>>

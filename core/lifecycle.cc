@@ -102,6 +102,7 @@ Status Engine::start() {
                            [](const auto& unit) { return unit->state == ReplicaState::healthy; });
       });
   starting_ = false;
+  born_ = SteadyClock::now();
   Status status = start_error_;
   if (status.ok() && state_ != State::serving) {
     status = {ErrorCode::stopped, "service '" + launch_.name + "' was shut down while it started"};
@@ -272,15 +273,6 @@ void Engine::cannot_start(Unit& unit, const Status& status) {
     return;
   }
   schedule_restart(unit, {replicas::DeathKind::in_setup, status.code == ErrorCode::unavailable});
-}
-
-void Engine::update_healthy() {
-  healthy_.clear();
-  for (const auto& unit : units_) {
-    if (unit->state != ReplicaState::healthy) continue;
-    healthy_.emplace_back();
-    healthy_.back().idx = unit->idx;
-  }
 }
 
 // ---- shutting down

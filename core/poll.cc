@@ -281,6 +281,7 @@ std::size_t Engine::drain() {
 
 void Engine::drain_channel(PollMember& member, std::size_t& answers) {
   if (member.unit->incarnation != member.incarnation) return;
+  drained_at_ns_ = 0;
   shm::ResponseSlot slot;
   while (member.channel->maybe_ready() && member.channel->pop(slot)) {
     ++answers;
@@ -309,14 +310,20 @@ void Engine::on_answer(PollMember& member, const shm::ResponseSlot& slot) {
   } else if (slot.block != 0) {
     channel.answers()->released().put(slot.block);
   }
+  entry->failed = entry->failed || slot.kind != shm::ResponseKind::value;
   if (entry->waiting != 0) return;
   replicas::unlink(*entry);
+  load_changed(unit);
   --outstanding_;
   if (std::exchange(entry->batch, 0) != 0 && entry->alone && retry_alone(*entry)) {
     pump(unit);
     return;
   }
   auto* call = static_cast<Call*>(std::exchange(entry->call, nullptr));
+  if (call != nullptr) {
+    count(unit, !entry->failed);
+    if (entry->called_ns != 0) time_ends(unit, *entry, slot);
+  }
   close(*entry);
   if (setup) {
     setup_finished(unit);

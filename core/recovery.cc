@@ -171,7 +171,7 @@ void Engine::sort_out(Unit& unit) {
     }
     if (verdict == replicas::Verdict::retry) ++counters_.retries;
     if (verdict == replicas::Verdict::replay) ++counters_.replays;
-    entry.replica = replicas::kAnyReplica;
+    entry.replica = entry.home;
     entry.alone = entry.alone || (entry.batch != 0 && started);
     entry.batch = 0;
     replicas::prepend(entry.home == replicas::kAnyReplica ? waiting_ : unit.queue, entry);
@@ -182,6 +182,7 @@ void Engine::sort_out(Unit& unit) {
     if (entry.home != replicas::kAnyReplica) continue;
     replicas::unlink(entry);
     entry.batch = 0;
+    entry.replica = replicas::kAnyReplica;
     replicas::append(waiting_, entry);
   }
   if (!healthy_.empty()) dispatch_waiting();

@@ -110,6 +110,10 @@ Service::~Service() { detail::close(engine_, std::uncaught_exceptions() > 0); }
 const std::string& Service::name() const { return detail::require(engine_).launch().name; }
 std::vector<ReplicaStatus> Service::replicas() const { return detail::require(engine_).replicas(); }
 ServiceCounters Service::counters() const { return detail::require(engine_).counters(); }
+ServiceMetrics Service::get_metrics() const { return detail::require(engine_).metrics(); }
+MetricsSummary Service::get_metrics_summary() const {
+  return detail::require(engine_).metrics_summary();
+}
 Tensor Service::allocate(DType dtype, const std::vector<std::int64_t>& shape) const {
   return detail::require(engine_).allocate(dtype, shape);
 }

@@ -49,6 +49,8 @@ Entry& Ledger::open(std::uint16_t client) {
   entry.batch = 0;
   entry.cancel = 0;
   entry.alone = false;
+  entry.called_ns = 0;
+  entry.left_ns = 0;
   entry.call = nullptr;
   entry.payload = nullptr;
   return entry;
@@ -66,6 +68,7 @@ void Ledger::sent(Entry& entry, std::uint32_t replica, std::uint64_t incarnation
   entry.replica = replica;
   entry.incarnation = incarnation;
   entry.waiting = ranks;
+  entry.failed = false;
   ++entry.slot.attempt;
   entry.positions.clear();
   entry.answered.assign(ranks, false);

@@ -40,13 +40,17 @@ struct Entry : boost::intrusive::list_base_hook<> {
   std::uint16_t executions = 0;         ///< attempts that had started
   std::uint32_t home = kAnyReplica;     ///< a share belongs to this replica; others may go anywhere
   std::uint32_t rank = kAllRanks;       ///< one rank of it (choose), or all
-  std::uint32_t replica = kAnyReplica;  ///< where it was sent
+  std::uint32_t replica = kAnyReplica;  ///< where it was sent, or queues
   std::uint32_t waiting = 0;            ///< ranks that have not answered
   std::uint32_t part = 0;               ///< index of its first answer in the call
   std::uint64_t incarnation = 0;        ///< of that replica
   std::uint64_t batch = 0;              ///< neighbours with this number are sent as one; 0: none
   std::uint64_t cancel = 0;             ///< the source that may cancel it; 0: none
   bool alone = false;                   ///< its batch failed: it goes on by itself
+  bool failed = false;                  ///< a rank has answered with an error
+  std::int64_t called_ns = 0;           ///< when its caller made it; 0: its times are not taken
+  std::int64_t left_ns = 0;             ///< when its batch left; 0: it was in none
+  std::int64_t sent_ns = 0;             ///< when a worker's ring took it
   shm::RequestSlot slot{};              ///< the descriptor, pushed as it is; holds id and attempt
   std::vector<std::uint64_t> positions;  ///< ring position per rank it was sent to
   std::vector<bool> answered;            ///< per rank

@@ -144,12 +144,14 @@ class Worker final : public Context, public detail::ResultSink {
   const shm::RequestSlot* current_ = nullptr;  // in the ring: the call that runs, if it is one
   bool in_batch_ = false;
   // Of the current batch:
-  std::vector<shm::RequestSlot> live_;   // those that are executed
-  std::size_t given_ = 0;                // of them, how many have been answered
+  std::vector<shm::RequestSlot> live_;  // those that are executed
+  std::size_t given_ = 0;               // of them, how many have been answered
+  std::vector<shm::ResponseSlot*> answered_;
   std::vector<detail::Reader> readers_;  // as many
   std::deque<RequestSource> sources_;    // at least as many; only grows
   std::uint32_t rung_ = 0;               // the controller's parking we have rung for
   std::int64_t deadline_ns_ = 0;         // of the current call
+  std::int64_t started_ns_ = 0;          // likewise, if it is timed
   std::size_t batch_size_ = 1;
   std::string sess_id_;
 };
@@ -280,10 +282,12 @@ void Worker::execute(const shm::RequestSlot& request) {
   sess_id_.clear();
   if (request.session != 0) sess_id_ = arguments.string();  // as the controller wrote it
   current_ = requests_.front();
+  if ((request.flags & shm::kTimed) != 0) started_ns_ = now_ns();
   const ErrorCode code = host_ ? host_->invoke(request.endpoint, {&arguments, 1}, writer_, *this)
                                : ErrorCode::invalid_argument;
   current_ = nullptr;
   if (code != ErrorCode::ok) write_error(code);
+  if ((request.flags & shm::kTimed) != 0) shm::write_stamp(*slot_, {started_ns_, now_ns()});
 }
 
 /// Puts the error that writer_ holds into slot_.
@@ -330,22 +334,31 @@ void Worker::run_batch(std::uint32_t count) {
   batch_size_ = live_.size();
   sess_id_.clear();
   given_ = 0;
+  answered_.clear();
   if (!live_.empty()) {
     in_batch_ = true;
+    const bool timed = std::any_of(live_.begin(), live_.end(), [](const auto& request) {
+      return (request.flags & shm::kTimed) != 0;
+    });
+    if (timed) started_ns_ = now_ns();
     const ErrorCode code = host_->invoke(live_.front().endpoint, readers_, writer_, *this);
     for (; given_ < live_.size(); ++given_) {  // the whole batch failed
-      slot_ = &claim(live_[given_]);
+      answered_.push_back(slot_ = &claim(live_[given_]));
       slot_->flags = shm::kBatchFailed;
       write_error(code);
     }
     in_batch_ = false;
+    if (timed) {
+      const std::int64_t ended_ns = now_ns();
+      for (shm::ResponseSlot* slot : answered_) shm::write_stamp(*slot, {started_ns_, ended_ns});
+    }
   }
 }
 
 /// The answer of the next element. What goes wrong with it is its own error.
 template <class Write>
 void Worker::give(Write write) {
-  if (in_batch_) slot_ = &claim(live_[given_++]);
+  if (in_batch_) answered_.push_back(slot_ = &claim(live_[given_++]));
   try {
     write();
   } catch (const Error& error) {

@@ -9,6 +9,7 @@
 #include <atomic>
 #include <cstddef>
 #include <cstdint>
+#include <cstring>
 #include <string>
 
 #include "shm/ring.h"
@@ -16,7 +17,7 @@
 namespace forge::shm {
 
 inline constexpr std::uint64_t kMagic = 0x31'45'47'52'4F'46ULL;  // "FORGE1"
-inline constexpr std::uint32_t kLayoutVersion = 1;
+inline constexpr std::uint32_t kLayoutVersion = 2;
 
 /// Calls that are in a worker's ring or running there at most; the rest wait in the controller.
 inline constexpr std::uint64_t kWindow = 256;
@@ -56,8 +57,12 @@ struct alignas(64) RequestSlot {
   std::uint16_t attempt;
   RequestKind kind;
   std::uint8_t cancelled;  ///< set by the controller later, atomically: see mark_cancelled()
-  std::uint8_t reserved[8];
+  std::uint8_t flags;      ///< kTimed
+  std::uint8_t reserved[7];
 };
+
+/// RequestSlot::flags: the controller wants to know when it ran (Stamp).
+inline constexpr std::uint8_t kTimed = 1;
 
 /// In place, in a slot whose request has not been answered.
 inline void mark_cancelled(RequestSlot& slot) {
@@ -79,6 +84,15 @@ inline constexpr std::uint8_t kCopyOut = 1;
 /// ResponseSlot::flags: the error is that of the whole batch, not of this element.
 inline constexpr std::uint8_t kBatchFailed = 2;
 
+/// ResponseSlot::flags: the end of `answer`, which the answer leaves free, holds a Stamp.
+inline constexpr std::uint8_t kStamped = 4;
+
+/// When a request ran; CLOCK_MONOTONIC.
+struct Stamp {
+  std::int64_t started_ns;
+  std::int64_t ended_ns;
+};
+
 /// Worker → controller. Two cache lines; small answers ride along.
 struct alignas(128) ResponseSlot {
   RequestId id;
@@ -87,9 +101,21 @@ struct alignas(128) ResponseSlot {
   std::uint32_t head_size;   ///< bytes of the encoded head, here or at the block's start
   std::uint16_t attempt;
   ResponseKind kind;
-  std::uint8_t flags;  ///< kCopyOut, kBatchFailed
+  std::uint8_t flags;  ///< kCopyOut, kBatchFailed, kStamped
   std::byte answer[kInlineAnswer];
 };
+
+inline void write_stamp(ResponseSlot& slot, const Stamp& stamp) {
+  if (slot.block == 0 && slot.head_size > kInlineAnswer - sizeof(stamp)) return;  // no room
+  std::memcpy(slot.answer + kInlineAnswer - sizeof(stamp), &stamp, sizeof(stamp));
+  slot.flags |= kStamped;
+}
+/// Precondition: kStamped is set.
+inline Stamp read_stamp(const ResponseSlot& slot) {
+  Stamp stamp{};
+  std::memcpy(&stamp, slot.answer + kInlineAnswer - sizeof(stamp), sizeof(stamp));
+  return stamp;
+}
 
 struct FileHeader {
   std::uint64_t magic;

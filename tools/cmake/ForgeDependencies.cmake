@@ -32,12 +32,13 @@ forge_find(msgpack libmsgpack-cxx-dev 4.1)        # the wire form
 forge_find_header(concurrentqueue concurrentqueue/concurrentqueue.h libconcurrentqueue-dev)
 forge_find(Eigen3 libeigen3-dev 3.4)              # matrix products of the digits plugin
 forge_find(CLI11 libcli11-dev)                    # command lines of forge-bench and digits-train
+forge_find(nlohmann_json nlohmann-json3-dev)      # metrics and forge-bench's reports
 
 add_library(forge_dependencies INTERFACE)
-target_link_libraries(forge_dependencies INTERFACE Boost::headers msgpackc-cxx concurrentqueue)
+target_link_libraries(forge_dependencies INTERFACE
+    Boost::headers msgpackc-cxx concurrentqueue nlohmann_json::nlohmann_json)
 
 if(FORGE_BUILD_BENCH)
-  forge_find(nlohmann_json nlohmann-json3-dev)    # forge-bench's reports
   forge_find(benchmark libbenchmark-dev)          # micro-benchmarks
 endif()
 if(FORGE_BUILD_TESTS)

@@ -14,8 +14,8 @@ namespace forge {
 /// What a router sees of a replica, as of this call.
 struct Replica {
   std::uint32_t idx = 0;
-  std::size_t active_requests = 0;  ///< handed to its workers and not answered
-  std::size_t queue_depth = 0;      ///< waiting in the controller
+  std::size_t active_requests = 0;  ///< at most replica_max_concurrent_requests
+  std::size_t queue_depth = 0;      ///< the others that wait for it
   double current_load = 0;          ///< active + queued
   double capacity_utilization = 0;  ///< active over replica_max_concurrent_requests, at most 1
   std::size_t assigned_sessions = 0;

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <forge/future.h>
+#include <forge/metrics.h>
 #include <forge/options.h>
 #include <forge/router.h>
 
@@ -35,7 +36,7 @@ struct ReplicaStatus {
   std::vector<int> pids;          ///< by rank; empty while none runs
 };
 
-/// What a service has survived. Metrics proper come with a later version.
+/// What a service has survived.
 struct ServiceCounters {
   std::uint64_t replays = 0;     ///< requests that moved after a death, never having started
   std::uint64_t retries = 0;     ///< idempotent requests that had started and were run again
@@ -464,6 +465,8 @@ class Service {
   const std::string& name() const;
   std::vector<ReplicaStatus> replicas() const;
   ServiceCounters counters() const;
+  ServiceMetrics get_metrics() const;
+  MetricsSummary get_metrics_summary() const;
 
   /// A session for as long as the object lives, on this thread.
   Session session(const SessionOptions& options = {}) const { return {engine_, options}; }

@@ -1,0 +1,179 @@
+// What the engine counts and times, and how it is read. See meter.h for the arithmetic.
+#include <algorithm>
+
+#include "core/engine.h"
+#include "core/host.h"
+
+namespace forge::core {
+namespace {
+
+/// While there are calls, the engine thread looks after the engine this often.
+constexpr std::chrono::milliseconds kPulse{100};
+/// Beyond this many requests a second, only every kStride-th is timed.
+constexpr double kTimeAll = 20'000;
+constexpr std::uint32_t kStride = 16;
+
+std::int64_t to_ns(SteadyTime time) {
+  return std::chrono::duration_cast<std::chrono::nanoseconds>(time.time_since_epoch()).count();
+}
+
+}  // namespace
+
+// ---- the pulse
+
+void Engine::begin_pulse() {
+  const auto now = SteadyClock::now();
+  timeline_.resume(now);
+  stride_ = until_timed_ = 1;
+  next_pulse_ = now + kPulse;
+  arm(next_pulse_);
+}
+
+void Engine::pulse(SteadyTime now) {
+  if (next_pulse_ == SteadyTime::max()) return;
+  if (now >= next_pulse_) {
+    const std::uint64_t requests = roll(now);
+    stride_ =
+        static_cast<double>(requests) > kTimeAll * std::chrono::duration<double>(kPulse).count()
+            ? kStride
+            : 1;
+    const bool quiet = requests == 0 && ledger_.open_entries() == 0;
+    next_pulse_ = quiet ? SteadyTime::max() : now + kPulse;
+  }
+  if (next_pulse_ != SteadyTime::max()) arm(next_pulse_);
+}
+
+std::uint64_t Engine::roll(SteadyTime now) {
+  std::vector<Timeline::Level> levels;
+  levels.reserve(units_.size());
+  for (const auto& unit : units_) {
+    levels.push_back({unit->meter.total(), static_cast<double>(queued(*unit)), utilization(*unit),
+                      unit->state == ReplicaState::healthy});
+  }
+  return timeline_.roll(now, levels);
+}
+
+// ---- counting
+
+void Engine::count(Unit& unit, bool success) {
+  ++(success ? unit.meter.succeeded : unit.meter.failed);
+}
+
+void Engine::time_begins(replicas::Entry& entry) {
+  entry.called_ns = to_ns(SteadyClock::now());
+  entry.slot.flags |= shm::kTimed;
+}
+
+void Engine::time_ends(Unit& unit, const replicas::Entry& entry, const shm::ResponseSlot& slot) {
+  using std::chrono::nanoseconds;
+  if (drained_at_ns_ == 0) drained_at_ns_ = to_ns(SteadyClock::now());
+  const std::int64_t now = drained_at_ns_;
+  const std::int64_t left = entry.left_ns == 0 ? entry.called_ns : entry.left_ns;
+  TimeSplit& time = endpoint_metrics_[entry.slot.endpoint].time;
+  unit.meter.latency.record(nanoseconds(now - entry.called_ns));
+  time.total.record(nanoseconds(now - entry.called_ns));
+  if (entry.left_ns != 0) time.batch_wait.record(nanoseconds(left - entry.called_ns));
+  time.queue.record(nanoseconds(entry.sent_ns - left));
+  if ((slot.flags & shm::kStamped) == 0) return;
+  const shm::Stamp stamp = shm::read_stamp(slot);  // a worker's word: it may say anything
+  const std::int64_t away = std::max<std::int64_t>(0, now - entry.sent_ns);
+  const std::int64_t started = std::clamp(stamp.started_ns, entry.sent_ns, entry.sent_ns + away);
+  const std::int64_t ended = std::clamp(stamp.ended_ns, started, entry.sent_ns + away);
+  time.execution.record(nanoseconds(ended - started));
+  time.transport.record(nanoseconds(away - (ended - started)));
+}
+
+// ---- load, as routers and metrics see it
+
+std::size_t Engine::active(const Unit& unit) const {
+  return std::min(unit.load(),
+                  static_cast<std::size_t>(launch_.options.replica_max_concurrent_requests));
+}
+
+std::size_t Engine::queued(const Unit& unit) const { return unit.load() - active(unit); }
+
+double Engine::utilization(const Unit& unit) const {
+  return static_cast<double>(active(unit)) / launch_.options.replica_max_concurrent_requests;
+}
+
+void Engine::load_changed(Unit& unit) {
+  if (unit.stale) return;
+  unit.stale = true;
+  stale_.push_back(&unit);
+}
+
+void Engine::refresh_load() {
+  for (Unit* const unit : stale_) {
+    unit->stale = false;
+    if (unit->view == kUnseen) continue;
+    forge::Replica& replica = healthy_[unit->view];
+    replica.active_requests = active(*unit);
+    replica.queue_depth = queued(*unit);
+    replica.current_load = static_cast<double>(unit->load());
+    replica.assigned_sessions = sessions_.on(unit->idx);
+    replica.capacity_utilization = utilization(*unit);
+  }
+  stale_.clear();
+}
+
+void Engine::update_healthy() {
+  healthy_.clear();
+  for (const auto& unit : units_) {
+    unit->view = kUnseen;
+    if (unit->state != ReplicaState::healthy) continue;
+    unit->view = healthy_.size();
+    healthy_.emplace_back();
+    healthy_.back().idx = unit->idx;
+    load_changed(*unit);
+  }
+}
+
+// ---- reading
+
+ServiceMetrics Engine::metrics() {
+  const Lock lock(mutex_);
+  const auto now = SteadyClock::now();
+  if (next_pulse_ != SteadyTime::max()) roll(now);
+  ServiceMetrics metrics;
+  metrics.total_sessions = sessions_.size();
+  metrics.healthy_replicas = healthy_.size();
+  metrics.total_replicas = units_.size();
+  metrics.intervals = timeline_.intervals(now);
+  metrics.age = now - born_;
+  return metrics;
+}
+
+MetricsSummary Engine::metrics_summary() {
+  const ServiceMetrics metrics = this->metrics();
+  MetricsSummary summary;
+  summary.service.total_sessions = metrics.total_sessions;
+  summary.service.healthy_replicas = metrics.healthy_replicas;
+  summary.service.total_replicas = metrics.total_replicas;
+  summary.service.total_request_rate = metrics.get_total_request_rate();
+  summary.service.avg_queue_depth = metrics.get_avg_queue_depth();
+  summary.service.avg_capacity_utilization = metrics.get_avg_capacity_utilization();
+  summary.service.sessions_per_replica = metrics.get_sessions_per_replica();
+
+  const Lock lock(mutex_);
+  const auto now = SteadyClock::now();
+  for (const auto& unit : units_) {
+    ReplicaMetrics& replica = summary.replicas[unit->idx];
+    replica.total_requests = unit->meter.total();
+    replica.successful_requests = unit->meter.succeeded;
+    replica.failed_requests = unit->meter.failed;
+    replica.request_rate = timeline_.rate(unit->idx, now, born_);
+    replica.avg_latency = unit->meter.latency.mean();
+    replica.active_requests = active(*unit);
+    replica.queue_depth = queued(*unit);
+    replica.assigned_sessions = sessions_.on(unit->idx);
+    replica.capacity_utilization = utilization(*unit);
+    replica.rejected = unit->meter.rejected;
+    replica.restarts = unit->incarnation == 0 ? 0 : unit->incarnation - 1;
+    replica.latency = unit->meter.latency;
+  }
+  for (std::size_t i = 0; i < endpoint_metrics_.size(); ++i)
+    summary.endpoints[actor_->endpoints[i].name] = endpoint_metrics_[i];
+  return summary;
+}
+
+}  // namespace forge::core
