@@ -2,6 +2,8 @@
 // long as any controller lives.
 #pragma once
 
+#include <forge/task.h>
+
 #include <functional>
 #include <memory>
 
@@ -13,6 +15,8 @@ class CallbackThread {
   static std::shared_ptr<CallbackThread> acquire();
   /// Runs `work` on the callback thread; here and now if no controller is left.
   static void post(std::function<void()> work);
+  /// Not before `at`, or when the last controller goes.
+  static void post_at(detail::TimePoint at, std::function<void()> work);
   /// Is this the callback thread?
   static bool here();
 
@@ -20,7 +24,9 @@ class CallbackThread {
   ~CallbackThread();
 
  private:
+  struct Item;
   struct Queue;
+  static void post(Item item);
   std::shared_ptr<Queue> queue_;  // with the thread
 };
 

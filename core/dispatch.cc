@@ -27,14 +27,15 @@ Refusal Engine::route_one(replicas::Entry& entry, bool fresh) {
     if (!refusal) collect(entry);
     return refusal;
   }
-  if (Unit* unit = choose(entry, refusal)) {
-    if (fresh) refusal = check_room(entry, *unit);
-    if (!refusal) enqueue(entry, *unit);
-    return refusal;
+  Unit* const unit = choose(entry, refusal);
+  if (unit == nullptr && !refusal) refusal = check_hope();
+  if (unit != nullptr && fresh) refusal = check_room(entry, *unit);
+  if (refusal || (fresh && hold(entry))) return refusal;
+  if (unit != nullptr) {
+    enqueue(entry, *unit);
+  } else {
+    replicas::append(waiting_, entry);
   }
-  if (refusal) return refusal;
-  refusal = check_hope();
-  if (!refusal) replicas::append(waiting_, entry);
   return refusal;
 }
 
@@ -228,6 +229,32 @@ Engine::Unit* Engine::place_session(std::uint64_t session, Refusal& refusal) {
   return best;
 }
 
+/// Where calls interleave, only the first of a session's goes out; the others wait for their turn.
+bool Engine::hold(replicas::Entry& entry) {
+  if (!interleaves_ || entry.slot.session == 0 || entry.home != replicas::kAnyReplica) return false;
+  const auto [place, first] = held_.try_emplace(entry.slot.session);
+  entry.leads = first;
+  if (!first) replicas::append(place->second, entry);
+  return !first;
+}
+
+/// The session's call that was out is over.
+void Engine::release_next(std::uint64_t session) {
+  const auto place = held_.find(session);
+  if (place == held_.end()) return;
+  if (place->second.empty()) {
+    held_.erase(place);
+    return;
+  }
+  replicas::Entry& next = place->second.front();
+  replicas::unlink(next);
+  next.leads = true;
+  if (Refusal refusal = route_one(next, false)) {
+    fail(next, std::move(refusal));
+    close(next);  // and on to the one behind it
+  }
+}
+
 void Engine::evict_sessions(SteadyTime now) {
   if (now >= next_eviction_) {
     const auto timeout = launch_.options.session_idle_timeout;
@@ -342,16 +369,10 @@ void Engine::cancel(shm::RequestId request) {
   replicas::Entry* const entry = ledger_.find(request);
   if (entry == nullptr || entry->call == nullptr) return;
   const bool queued = entry->state == replicas::EntryState::queued;
-  Refusal why = make_error(
-      {ErrorCode::cancelled, where(*entry) + (queued ? " was cancelled before it started"
-                                                     : " was cancelled; it may still run")});
-  give_up(*entry, std::move(why));
-  if (queued) return;
-  const auto& unit = *units_[entry->replica];
-  const std::uint32_t first = entry->rank == replicas::kAllRanks ? 0 : entry->rank;
-  if (unit.incarnation != entry->incarnation) return;
-  for (std::size_t i = 0; i < entry->positions.size() && first + i < unit.ranks.size(); ++i)
-    unit.ranks[first + i].channel->cancel(entry->positions[i]);
+  if (!queued) arena_->mark_cancelled(request);
+  give_up(*entry, make_error({ErrorCode::cancelled,
+                              where(*entry) + (queued ? " was cancelled before it started"
+                                                      : " was cancelled; it may still run")}));
 }
 
 /// Nobody waits for it any more. What a worker has stays until it lets go of the payload.

@@ -1,6 +1,7 @@
 // The way out: a call is bound, admitted and placed in the arena; dispatch.cc sends it. And how it ends.
 #include "core/engine.h"
 
+#include <algorithm>
 #include <cstring>
 
 #include "core/cancel.h"
@@ -29,6 +30,10 @@ Result<std::shared_ptr<Engine>> Engine::create(std::shared_ptr<Host> host, Launc
                              "' wants batches of " + std::to_string(endpoint.options.batch_size) +
                              "; the most is " + std::to_string(shm::kWindow)});
     }
+    engine->interleaves_ =
+        engine->procs_ == 1 &&
+        std::any_of(engine->actor_->endpoints.begin(), engine->actor_->endpoints.end(),
+                    [](const auto& endpoint) { return endpoint.coroutine; });
     engine->endpoint_metrics_.resize(engine->actor_->endpoints.size());
     engine->forming_ = std::vector<Forming>(engine->actor_->endpoints.size());
     engine->routers_ = engine->host_->make_routers(*engine->actor_, engine->launch_.options);
@@ -212,7 +217,9 @@ replicas::Entry& Engine::open(const detail::EndpointRef& endpoint, Payload& payl
   entry.slot.block_size = payload.size;
   entry.slot.head_size = payload.head;
   entry.slot.endpoint = endpoint.index;
-  entry.idempotent = actor_->endpoints[endpoint.index].options.idempotent;
+  const EndpointOptions& options = actor_->endpoints[endpoint.index].options;
+  entry.idempotent = options.idempotent;
+  if (options.restart_on_error) entry.slot.flags |= shm::kRestartOnError;
   entry.key = endpoint.options.key;
   entry.call = call;
   entry.part = part;
@@ -338,9 +345,12 @@ void Engine::close(replicas::Entry& entry) {
     if (const auto state = CancelState::find(entry.cancel))
       state->remove(weak_from_this(), entry.slot.id);
   }
-  if (entry.slot.session != 0) sessions_.end_call(entry.slot.session, SteadyClock::now());
+  const std::uint64_t session = entry.slot.session;
+  const bool led = entry.leads;
+  if (session != 0) sessions_.end_call(session, SteadyClock::now());
   if (auto* payload = static_cast<Payload*>(entry.payload)) release(*payload);
   ledger_.close(entry);
+  if (led) release_next(session);
   if (state_ != State::serving) changed_.notify_all();
 }
 

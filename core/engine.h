@@ -9,8 +9,8 @@
 // spawn(), prepare() and on_exit().
 //
 // Invariants
-//   E1  Every entry in the ledger is in exactly one list: waiting_, a forming batch, a unit's queue or
-//       its in_flight.
+//   E1  Every entry in the ledger is in exactly one list: waiting_, a forming batch, a session's held_,
+//       a unit's queue or its in_flight.
 //   E2  A call is completed once: when its last share settles. An entry whose share has been settled
 //       early (deadline, shutdown) has call == nullptr.
 //   E3  While entries are in flight, somebody will look at their answers: a caller holds the role, or
@@ -29,6 +29,7 @@
 #include <mutex>
 #include <queue>
 #include <string>
+#include <unordered_map>
 #include <vector>
 
 #include "core/arena.h"
@@ -180,6 +181,8 @@ class Engine final : public detail::Driver, public std::enable_shared_from_this<
   Refusal send_all(const detail::EndpointRef& endpoint, detail::CallMode mode, Payload& payload,
                    Call*& call);
   Unit* place_session(std::uint64_t session, Refusal& refusal);
+  bool hold(replicas::Entry& entry);
+  void release_next(std::uint64_t session);
   std::uint64_t open_session(std::string_view id, bool strict);
   /// `fresh`: it has not waited yet, so that the queue limit binds it.
   Refusal route_one(replicas::Entry& entry, bool fresh);
@@ -297,11 +300,14 @@ class Engine final : public detail::Driver, public std::enable_shared_from_this<
   std::vector<Unit*> stale_;                        // [lock] see Unit::stale
   std::vector<std::shared_ptr<Router>> routers_;    // [lock] by endpoint
   Sessions sessions_;                               // [lock]
-  SteadyTime next_eviction_ = SteadyTime::max();    // [lock]
-  std::vector<Forming> forming_;                    // [lock] by endpoint
-  std::uint64_t last_batch_ = 0;                    // [lock]
-  replicas::EntryList waiting_;                     // [lock] for any replica to come up
-  std::size_t outstanding_ = 0;                     // [lock] entries in flight
+  bool interleaves_ = false;  // calls do, in this service's workers: a session's must not
+  /// Of sessions with a call out, the calls behind it. Only where calls interleave.
+  std::unordered_map<std::uint64_t, replicas::EntryList> held_;  // [lock]
+  SteadyTime next_eviction_ = SteadyTime::max();                 // [lock]
+  std::vector<Forming> forming_;                                 // [lock] by endpoint
+  std::uint64_t last_batch_ = 0;                                 // [lock]
+  replicas::EntryList waiting_;         // [lock] for any replica to come up
+  std::size_t outstanding_ = 0;         // [lock] entries in flight
   std::size_t processes_ = 0;           // [lock] started and not reaped, or being started
   ServiceCounters counters_;            // [lock]
   std::uint32_t next_rank_ = 0;         // [lock] choose()

@@ -131,6 +131,9 @@ Status Engine::make_channels(std::uint32_t replica, std::uint64_t incarnation,
          .procs = procs_,
          .wait = launch_.options.wait,
          .cpu = cpus.empty() ? -1 : cpus[turn % cpus.size()],
+         .calls = procs_ == 1
+                      ? static_cast<std::uint32_t>(launch_.options.replica_max_concurrent_requests)
+                      : 1,
          .answer_bytes = launch_.options.arena_bytes});
     if (!channel) return to_status(channel.error());
     out.push_back(std::move(*channel));
@@ -278,6 +281,9 @@ void Engine::cannot_start(Unit& unit, const Status& status) {
 // ---- shutting down
 
 void Engine::fail_everything(const Refusal& why) {
+  for (auto& [session, entries] : held_) {  // first: each that ends calls up the next
+    while (!entries.empty()) drop(entries.front(), why);
+  }
   while (!waiting_.empty()) drop(waiting_.front(), why);
   for (Forming& forming : forming_) {
     while (!forming.entries.empty()) drop(forming.entries.front(), why);
@@ -316,8 +322,9 @@ bool Engine::can_drain() const {
     if (unit->load() != 0) return true;
     anyone = true;
   }
-  const bool queued = !waiting_.empty() || std::any_of(forming_.begin(), forming_.end(),
-                                                       [](auto& f) { return !f.entries.empty(); });
+  const bool queued =
+      !waiting_.empty() || !held_.empty() ||
+      std::any_of(forming_.begin(), forming_.end(), [](auto& f) { return !f.entries.empty(); });
   return anyone && queued;
 }
 

@@ -97,7 +97,7 @@ void Engine::bury(Unit& unit) {
       std::any_of(unit.in_flight.begin(), unit.in_flight.end(),
                   [&](const replicas::Entry& entry) { return was_started(unit, entry); });
   sort_out(unit);
-  unit.ranks.clear();
+  const std::vector<Rank> ranks = std::exchange(unit.ranks, {});
   poll_set_changed();
   if (unit.setup_error.ok()) unit.failure = unit.first_exit;
   if (state_ != State::serving || starting_) {
@@ -109,12 +109,17 @@ void Engine::bury(Unit& unit) {
     mourn_mesh(unit);
     return;
   }
+  const bool wanted = std::any_of(ranks.begin(), ranks.end(), [](const Rank& rank) {
+    return rank.channel->exit_reason() == shm::ExitReason::restart;
+  });
+  if (wanted) unit.failure = "an endpoint with restart_on_error failed";
   replicas::Death death;
   death.from_outside = unit.killed_from_outside;
-  death.kind = !unit.was_healthy ? replicas::DeathKind::in_setup
-               : !working        ? replicas::DeathKind::idle
-               : unit.answered   ? replicas::DeathKind::serving_after_answer
-                                 : replicas::DeathKind::before_first_answer;
+  death.kind = wanted              ? replicas::DeathKind::serving_after_answer
+               : !unit.was_healthy ? replicas::DeathKind::in_setup
+               : !working          ? replicas::DeathKind::idle
+               : unit.answered     ? replicas::DeathKind::serving_after_answer
+                                   : replicas::DeathKind::before_first_answer;
   schedule_restart(unit, death);
 }
 

@@ -24,8 +24,6 @@ AnswerState* submit(const EndpointRef& endpoint, CallMode mode, Writer& argument
 }
 
 namespace {
-thread_local const Session* innermost = nullptr;
-
 std::string new_session_id() {
   // Unlikely to meet an id that a user has chosen, or one of another run.
   static const std::uint64_t run = std::random_device{}();
@@ -36,7 +34,7 @@ std::string new_session_id() {
 
 std::string_view session_of(const EndpointRef& endpoint) {
   if (!endpoint.options.sess_id.empty()) return endpoint.options.sess_id;
-  for (const Session* session = innermost; session != nullptr; session = session->outer_) {
+  for (const Session* session = scope().session; session != nullptr; session = session->outer_) {
     if (session->engine_ == endpoint.engine) return session->id_;
   }
   return {};
@@ -75,13 +73,13 @@ core::Engine& require(const std::shared_ptr<core::Engine>& engine) {
 }  // namespace detail
 
 Session::Session(std::shared_ptr<core::Engine> engine, const SessionOptions& options)
-    : engine_(std::move(engine)), id_(detail::new_session_id()), outer_(detail::innermost) {
+    : engine_(std::move(engine)), id_(detail::new_session_id()), outer_(detail::scope().session) {
   detail::require(engine_).start_session(id_, options.strict);
-  detail::innermost = this;
+  detail::scope().session = this;
 }
 
 Session::~Session() {
-  detail::innermost = outer_;
+  if (detail::scope().session == this) detail::scope().session = outer_;  // else: a task that never went on
   if (!core::leaked_in_fork(engine_)) engine_->terminate_session(id_);
 }
 

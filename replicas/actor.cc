@@ -2,11 +2,9 @@
 #include <forge/error.h>
 #include <forge/task.h>
 
-namespace forge {
+#include <utility>
 
-namespace {
-thread_local Context* current_context = nullptr;
-}
+namespace forge {
 
 ForgeActor::~ForgeActor() = default;
 void ForgeActor::setup() {}
@@ -26,27 +24,18 @@ Group& Context::group() const {
 }
 
 Context& context() {
-  if (current_context == nullptr) {
+  Context* const current = detail::scope().context;
+  if (current == nullptr) {
     throw InvalidArgument(
         "forge::context() was called on a thread that runs no actor; ask in the endpoint itself "
         "and hand the answer to your own threads");
   }
-  return *current_context;
+  return *current;
 }
 
 namespace detail {
 
-Context* set_context(Context* context) noexcept {
-  Context* const before = current_context;
-  current_context = context;
-  return before;
-}
-
-void throw_task_misuse() {
-  throw InvalidArgument(
-      "a forge::Task was awaited that is empty: it was moved from or awaited before; call the "
-      "coroutine again for a new one");
-}
+Context* set_context(Context* context) noexcept { return std::exchange(scope().context, context); }
 
 }  // namespace detail
 }  // namespace forge

@@ -113,40 +113,47 @@ Status ActorHost::setup() noexcept {
   });
 }
 
-ErrorCode ActorHost::invoke(std::size_t endpoint, std::span<detail::Reader> args,
-                            detail::Writer& out, detail::ResultSink& sink) noexcept {
-  Invocation call{args, out, sink};
-  const auto run = [&]() -> Status {
-    if (endpoint >= info_->endpoints.size()) {
-      return {ErrorCode::unknown_endpoint,
-              info_->name + " has " + std::to_string(info_->endpoints.size()) +
-                  " endpoints, no number " + std::to_string(endpoint) +
-                  "; use controller, worker and plugin of one build",
-              {}};
+void ActorHost::invoke(std::size_t endpoint, detail::Invocation& call) noexcept {
+  const auto& endpoints = info_->endpoints;
+  bool coroutine = false;
+  try {
+    if (endpoint >= endpoints.size()) {
+      throw UnknownEndpoint(info_->name + " has " + std::to_string(endpoints.size()) +
+                            " endpoints, no number " + std::to_string(endpoint) +
+                            "; use controller, worker and plugin of one build");
     }
-    const detail::EndpointInfo& info = info_->endpoints[endpoint];
-    if (args.size() != 1 && (info.kind != EndpointKind::batched || args.empty())) {
-      return {ErrorCode::invalid_argument,
-              info_->name + "." + info.name + " was called with " + std::to_string(args.size()) +
-                  " elements; only batched endpoints take several",
-              {}};
+    const detail::EndpointInfo& info = endpoints[endpoint];
+    if (call.args.size() != 1 && (info.kind != EndpointKind::batched || call.args.empty())) {
+      throw InvalidArgument(info_->name + "." + info.name + " was called with " +
+                            std::to_string(call.args.size()) +
+                            " elements; only batched endpoints take several");
     }
+    info.invoke(info, *actor_, call);
+    coroutine = info.coroutine;
+  } catch (...) {
+    call.failure = std::current_exception();
+  }
+  if (!coroutine) call.sink.ended();
+}
+
+ErrorCode ActorHost::outcome(std::size_t endpoint, detail::Invocation& call) noexcept {
+  if (!call.failure) return ErrorCode::ok;
+  const Status status = guarded([&]() -> Status {
+    const bool known = endpoint < info_->endpoints.size();
     try {
-      info.invoke(info, *actor_, call);
-      return {};
+      std::rethrow_exception(std::exchange(call.failure, nullptr));
     } catch (...) {
-      return status_of_exception(info_->name + "." + info.name,
-                                 call.phase == Invocation::Phase::running);
+      return status_of_exception(
+          known ? info_->name + "." + info_->endpoints[endpoint].name : info_->name,
+          call.phase == Invocation::Phase::running);
     }
-  };
-  const Status status = guarded(run);
-  if (status.ok()) return ErrorCode::ok;
-  out.reset();
+  });
+  call.out.restart();
   const Status written = guarded([&]() -> Status {
-    detail::write_error(out, *make_error(status));
+    detail::write_error(call.out, *make_error(status));
     return {};
   });
-  if (!written.ok()) out.reset();
+  if (!written.ok()) call.out.restart();
   return status.code;
 }
 

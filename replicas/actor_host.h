@@ -6,7 +6,7 @@
 //
 // Invariants
 //   H1  No exception of plugin code leaves a verb: it becomes a Status or an encoded error.
-//   H2  After invoke the Writer holds either what the sink was given, or one encoded error.
+//   H2  After outcome() the Writer holds either what the sink was given, or one encoded error.
 //   H3  The sink sees results of elements in order, each at most once, after the method has ended.
 #pragma once
 
@@ -32,12 +32,14 @@ class ActorHost {
   /// Runs the actor's setup(). Precondition: create() was ok.
   Status setup() noexcept;
 
-  /// Runs an endpoint, by its index in the manifest; `args` holds one reader per element, several
-  /// for batched endpoints. ok: `sink` was given the outcome of each element. Otherwise `out` holds
-  /// an error for all of them as write_error encodes it, which refers to nothing; also when the sink
-  /// threw. Precondition: create() was ok, and `out` has been reset.
-  ErrorCode invoke(std::size_t endpoint, std::span<detail::Reader> args, detail::Writer& out,
-                   detail::ResultSink& sink) noexcept;
+  /// Runs an endpoint, by its index in the manifest; `call.args` holds one reader per element,
+  /// several for batched endpoints. `call.sink` hears ended() when it is over, which for a coroutine
+  /// may be after this has returned. Precondition: create() was ok.
+  void invoke(std::size_t endpoint, detail::Invocation& call) noexcept;
+
+  /// After ended(): ok if `sink` was given the outcome of each element. Otherwise `out` now holds an
+  /// error for those that it was not given, as write_error encodes it, which refers to nothing.
+  ErrorCode outcome(std::size_t endpoint, detail::Invocation& call) noexcept;
 
   const Module& module() const { return *module_; }
   /// Null before create().

@@ -29,7 +29,7 @@ std::shared_ptr<Channel> Channel::over(shm::Segment requests, shm::Segment respo
   auto& file = *reinterpret_cast<shm::RequestFile*>(requests.data());
   file.header = shm::make_header(requests.size(), spec.incarnation);
   file.identity = {spec.replica, spec.rank, spec.procs, static_cast<std::uint32_t>(spec.wait),
-                   spec.cpu,     0};
+                   spec.cpu,     spec.calls};
   auto memory = std::make_shared<AnswerMemory>(std::move(responses));
   return std::shared_ptr<Channel>(new Channel(std::move(requests), std::move(memory)));
 }

@@ -81,6 +81,7 @@ struct ChannelSpec {
   std::uint32_t procs = 1;
   Wait wait = Wait::adaptive;
   int cpu = -1;                  ///< core to pin it to; -1: none
+  std::uint32_t calls = 1;       ///< that may run at once, where endpoints are coroutines
   std::size_t answer_bytes = 0;  ///< size of the answer memory; reserved by the worker as it grows
 };
 
@@ -105,10 +106,6 @@ class Channel {
   /// Precondition: has_room().
   std::uint64_t stage(const shm::RequestSlot& slot);
   void commit();
-  /// Tells the worker that nobody waits for the request at this position, which it has not answered.
-  void cancel(std::uint64_t position) {
-    shm::mark_cancelled(request_->requests[position % shm::kWindow]);
-  }
   std::uint64_t push(const shm::RequestSlot& slot) {
     const std::uint64_t position = stage(slot);
     commit();

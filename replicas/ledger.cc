@@ -49,6 +49,7 @@ Entry& Ledger::open(std::uint16_t client) {
   entry.batch = 0;
   entry.cancel = 0;
   entry.alone = false;
+  entry.leads = false;
   entry.called_ns = 0;
   entry.left_ns = 0;
   entry.call = nullptr;

@@ -47,7 +47,7 @@ template <class Visit>
 void with_parts(auto& endpoint, Visit visit) requires requires {
   endpoint.signature;
 }
-{ visit(endpoint.name, endpoint.signature, endpoint.kind, endpoint.options); }
+{ visit(endpoint.name, endpoint.signature, endpoint.kind, endpoint.options, endpoint.coroutine); }
 template <class Visit>
 void with_parts(auto& actor, Visit visit) requires requires {
   actor.constructor;
@@ -165,7 +165,7 @@ Manifest describe(const Module& module, std::string plugin) {
         ActorManifest{actor.name, actor.doc, actor.constructor, actor.defaults});
     for (const detail::EndpointInfo& endpoint : actor.endpoints) {
       described.endpoints.push_back(
-          {endpoint.name, endpoint.signature, endpoint.kind, endpoint.options});
+          {endpoint.name, endpoint.signature, endpoint.kind, endpoint.options, endpoint.coroutine});
     }
   }
   return manifest;

@@ -19,6 +19,7 @@ struct EndpointManifest {
   std::string signature;  ///< of one element, e.g. "i64(i64,i64)"
   EndpointKind kind = EndpointKind::plain;
   EndpointOptions options{};
+  bool coroutine = false;  ///< its calls interleave
 };
 
 struct ActorManifest {

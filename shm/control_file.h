@@ -56,22 +56,15 @@ struct alignas(64) RequestSlot {
                         ///< have 0
   std::uint16_t attempt;
   RequestKind kind;
-  std::uint8_t cancelled;  ///< set by the controller later, atomically: see mark_cancelled()
-  std::uint8_t flags;      ///< kTimed
-  std::uint8_t reserved[7];
+  std::uint8_t flags;  ///< kTimed, kRestartOnError
+  std::uint8_t reserved[8];
 };
 
 /// RequestSlot::flags: the controller wants to know when it ran (Stamp).
 inline constexpr std::uint8_t kTimed = 1;
 
-/// In place, in a slot whose request has not been answered.
-inline void mark_cancelled(RequestSlot& slot) {
-  __atomic_store_n(&slot.cancelled, 1, __ATOMIC_RELAXED);
-}
-/// Relaxed: a hint, which nothing else hangs on.
-inline bool is_cancelled(const RequestSlot& slot) {
-  return __atomic_load_n(&slot.cancelled, __ATOMIC_RELAXED) != 0;
-}
+/// RequestSlot::flags: a worker whose endpoint throws answers and ends.
+inline constexpr std::uint8_t kRestartOnError = 2;
 
 enum class ResponseKind : std::uint8_t {
   value = 1,    ///< the encoded result
@@ -135,9 +128,9 @@ struct WorkerIdentity {
   std::uint32_t replica;
   std::uint32_t rank;
   std::uint32_t procs;
-  std::uint32_t wait;  ///< forge::Wait
-  std::int32_t cpu;    ///< core to pin it to; -1: none
-  std::uint32_t reserved;
+  std::uint32_t wait;   ///< forge::Wait
+  std::int32_t cpu;     ///< core to pin it to; -1: none
+  std::uint32_t calls;  ///< that may run at once; at least 1
 };
 
 /// Written by the controller alone.
@@ -153,7 +146,7 @@ struct RequestFile {
 };
 
 /// Why a worker ended, in its own words; read after its death.
-enum class ExitReason : std::uint32_t { none = 0, stopped, setup_failed, bad_layout };
+enum class ExitReason : std::uint32_t { none = 0, stopped, setup_failed, bad_layout, restart };
 
 /// Written by the worker alone. Answer memory follows, from kAnswersOffset to the end of the file.
 struct ResponseFile {
@@ -176,17 +169,30 @@ struct ResponseFile {
 enum class Poller : std::uint32_t { awake = 0, caller = 1, engine = 2, engine_eventfd = 3 };
 inline constexpr std::uint32_t kPollerBits = 2;
 
-/// First page of a service arena; blocks follow. Written by the controller alone.
+inline constexpr std::size_t kCancelMarks = 512;
+
+/// Head of a service arena; blocks follow. Written by the controller alone.
 struct ArenaHeader {
   FileHeader header;
   alignas(128) std::atomic<std::uint32_t> poller;  ///< count of parkings << kPollerBits | Poller
+  /// By ledger entry modulo their number: the request nobody waits for any more, packed. A hint: of
+  /// two that meet in one place, the later one stays.
+  alignas(128) std::atomic<std::uint64_t> cancelled[kCancelMarks];
 };
+
+inline void mark_cancelled(ArenaHeader& arena, RequestId id) {
+  arena.cancelled[id.entry % kCancelMarks].store(packed(id), std::memory_order_relaxed);
+}
+/// Relaxed: nothing else hangs on it.
+inline bool is_cancelled(const ArenaHeader& arena, RequestId id) {
+  return arena.cancelled[id.entry % kCancelMarks].load(std::memory_order_relaxed) == packed(id);
+}
 
 inline constexpr std::size_t kPage = 4096;
 constexpr std::size_t page_up(std::size_t bytes) { return (bytes + kPage - 1) / kPage * kPage; }
 inline constexpr std::size_t kRequestFileSize = page_up(sizeof(RequestFile));
 inline constexpr std::size_t kAnswersOffset = page_up(sizeof(ResponseFile));
-inline constexpr std::size_t kArenaBlocksOffset = kPage;
+inline constexpr std::size_t kArenaBlocksOffset = page_up(sizeof(ArenaHeader));
 
 static_assert(sizeof(RequestSlot) == 64 && alignof(RequestSlot) == 64);
 static_assert(offsetof(RequestSlot, block) == 8 && offsetof(RequestSlot, head_size) == 24);
@@ -199,7 +205,7 @@ static_assert(offsetof(RequestFile, releases) == 640 + kWindow * 64);
 static_assert(offsetof(ResponseFile, started) == 256 && offsetof(ResponseFile, parked) == 640);
 static_assert(offsetof(ResponseFile, heartbeat) == 1024 &&
               offsetof(ResponseFile, responses) == 1152);
-static_assert(offsetof(ArenaHeader, poller) == 128 && sizeof(ArenaHeader) <= kArenaBlocksOffset);
+static_assert(offsetof(ArenaHeader, poller) == 128 && offsetof(ArenaHeader, cancelled) == 256);
 static_assert((kWindow & (kWindow - 1)) == 0 && (kReleases & (kReleases - 1)) == 0);
 static_assert(std::atomic<std::uint32_t>::is_always_lock_free);
 static_assert(kRequestFileSize + kAnswersOffset < 128 * 1024, "a restart makes these anew");

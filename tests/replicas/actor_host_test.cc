@@ -257,6 +257,7 @@ TEST(ActorHost, AllocatesNothingForCallsOfNumbers) {
   struct Sink final : detail::ResultSink {
     void value(detail::Writer& out) override { bytes += out.head().size(); }
     void error(const Error&) override {}
+    void ended() noexcept override {}
     std::size_t bytes = 0;
   } sink;
   SampleActor actor;
@@ -268,7 +269,7 @@ TEST(ActorHost, AllocatesNothingForCallsOfNumbers) {
   const auto call = [&] {
     detail::Reader reader = block.reader();
     out.reset();
-    return actor.host().invoke(endpoint, {&reader, 1}, out, sink);
+    return run_endpoint(actor.host(), endpoint, {&reader, 1}, out, sink);
   };
   ASSERT_EQ(call(), ErrorCode::ok);
   const std::size_t before = tests::allocations().count;
@@ -324,6 +325,7 @@ TEST(ActorHost, ReportsASinkThatRefuses) {
   sink.refuse = true;
   EXPECT_EQ(actor.invoke("blob", arguments, sink), ErrorCode::payload_too_large);
   EXPECT_EQ(sink.values, 1);
+  EXPECT_EQ(sink.ends, 1);
   EXPECT_EQ(actor.error()->error_code(), ErrorCode::payload_too_large);
 }
 
@@ -332,7 +334,7 @@ TEST(ActorHost, RefusesEndpointsThatDoNotExist) {
   detail::Reader nothing({});
   detail::Writer out;
   CopyingSink sink;
-  EXPECT_EQ(actor.host().invoke(999, {&nothing, 1}, out, sink), ErrorCode::unknown_endpoint);
+  EXPECT_EQ(run_endpoint(actor.host(), 999, {&nothing, 1}, out, sink), ErrorCode::unknown_endpoint);
   EXPECT_EQ(sink.values, 0);
   EXPECT_THAT(Block(out).reader().array(), 4u) << "an encoded error";
 }
@@ -345,7 +347,7 @@ TEST(ActorHost, SurvivesArgumentsThatAreNoMessage) {
     for (std::size_t endpoint = 0; endpoint < actor.host().info()->endpoints.size(); ++endpoint) {
       detail::Reader reader(bytes);
       detail::Writer out;
-      (void)actor.host().invoke(endpoint, {&reader, 1}, out, sink);
+      (void)run_endpoint(actor.host(), endpoint, {&reader, 1}, out, sink);
     }
   }
   EXPECT_EQ(actor.call<int>("later", 1), 2);

@@ -105,12 +105,22 @@ struct CopyingSink final : detail::ResultSink {
     answers.emplace_back(out);
   }
   void error(const Error& error) override { errors.emplace_back(error.clone()); }
+  void ended() noexcept override { ++ends; }
   std::vector<Block> answers;
   std::vector<std::shared_ptr<const Error>> errors;
   int values = 0;
+  int ends = 0;
   bool refuse = false;
   Block answer;
 };
+
+/// Runs an endpoint that ends before invoke() returns.
+inline ErrorCode run_endpoint(ActorHost& host, std::size_t endpoint, std::span<detail::Reader> args,
+                              detail::Writer& out, detail::ResultSink& sink) {
+  detail::Invocation call{args, out, sink};
+  host.invoke(endpoint, call);
+  return host.outcome(endpoint, call);
+}
 
 /// One actor and calls to it; errors become what a caller would catch.
 class LocalActor {
@@ -148,7 +158,7 @@ class LocalActor {
     std::vector<detail::Reader> readers;
     for (Block& block : elements) readers.push_back(block.reader());
     out_.reset();
-    return host_.invoke(index(endpoint), readers, out_, sink);
+    return run_endpoint(host_, index(endpoint), readers, out_, sink);
   }
 
   template <class R, class... Args>

@@ -11,10 +11,12 @@
 #include <utility>
 #include <vector>
 
+#include "tests/replicas/sync_run.h"
+
 namespace forge {
 namespace {
 
-using detail::sync_run;
+using tests::sync_run;
 
 Task<int> value(int x) { co_return x; }
 Task<int> sum(int n) {

@@ -308,17 +308,6 @@ Future<T> failed_future(std::shared_ptr<const Error> error) {
   return std::move(future);
 }
 
-/// A coroutine nobody waits for; destroys itself at its end.
-struct Detached {
-  struct promise_type {
-    Detached get_return_object() const noexcept { return {}; }
-    std::suspend_never initial_suspend() const noexcept { return {}; }
-    std::suspend_never final_suspend() const noexcept { return {}; }
-    void return_void() const noexcept {}
-    [[noreturn]] void unhandled_exception() const noexcept { std::terminate(); }
-  };
-};
-
 template <class T>
 Detached run_into(Task<T> task, ValueState<T>* state) {
   std::optional<Result<T>> outcome;

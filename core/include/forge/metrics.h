@@ -87,7 +87,7 @@ struct ServiceSummary {
 
 struct MetricsSummary {
   ServiceSummary service;
-  std::map<std::size_t, ReplicaMetrics> replicas;  ///< by idx
+  std::map<std::size_t, ReplicaMetrics> replicas;    ///< by idx
   std::map<std::string, EndpointMetrics> endpoints;  ///< by name
 
   /// The names above. Histograms become count, mean, p50, p99, max.

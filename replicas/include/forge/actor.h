@@ -12,7 +12,7 @@
 namespace forge {
 
 /// One instance lives in each rank of a replica. It runs one call at a time, always on the thread
-/// that constructed it.
+/// that constructed it; while an endpoint that is a forge::Task waits, others run.
 class ForgeActor {
  public:
   ForgeActor() = default;

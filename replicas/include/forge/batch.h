@@ -110,9 +110,7 @@ struct BatchedInvoker {
   static void run(const EndpointInfo& info, ForgeActor& actor, Invocation& call,
                   TypeList<std::size_t> params) {
     for (Reader& args : call.args) decode_arguments<>(info.name, args);
-    std::size_t count = call.args.size();
-    answer(info, call,
-           [&]() -> decltype(auto) { return call_method<A, Method>(info, actor, params, count); });
+    call_with(info, actor, call, params, std::tuple<std::size_t>(call.args.size()));
   }
 
   template <class... Ps>
@@ -128,17 +126,29 @@ struct BatchedInvoker {
     }
     std::apply(
         [&](auto&... column) {
-          std::tuple<std::remove_cvref_t<Ps>...> args{
-              BatchedParam<std::remove_cvref_t<Ps>>::collect(std::move(column))...};
-          answer(info, call, [&]() -> decltype(auto) {
-            return std::apply(
-                [&](auto&... arg) -> decltype(auto) {
-                  return call_method<A, Method>(info, actor, params, arg...);
-                },
-                args);
-          });
+          call_with(info, actor, call, params,
+                    std::tuple<std::remove_cvref_t<Ps>...>{
+                        BatchedParam<std::remove_cvref_t<Ps>>::collect(std::move(column))...});
         },
         columns);
+  }
+
+  template <class Params, class Args>
+  static void call_with(const EndpointInfo& info, ForgeActor& actor, Invocation& call,
+                        Params params, Args args) {
+    auto method = [&info, &actor, params](auto& values) -> typename Traits::Return {
+      return std::apply(
+          [&](auto&... arg) ->
+          typename Traits::Return { return call_method<A, Method>(info, actor, params, arg...); },
+          values);
+    };
+    auto give_all = [&info, &call](auto&... returned) { answer(info, call, returned...); };
+    if constexpr (is_task<typename Traits::Return>) {
+      run_coroutine(call, std::move(args), method, give_all);
+    } else {
+      run_method(
+          call, [&]() -> typename Traits::Return { return method(args); }, give_all);
+    }
   }
 
   template <class Columns, class Row, std::size_t... I>
@@ -146,21 +156,16 @@ struct BatchedInvoker {
     (std::get<I>(columns).push_back(std::move(std::get<I>(row))), ...);
   }
 
-  template <class Run>
-  static void answer(const EndpointInfo& info, Invocation& call, Run&& run) {
-    call.phase = Invocation::Phase::running;
-    if constexpr (std::is_void_v<Returned>) {
-      run();
-      call.phase = Invocation::Phase::encoding;
-      for (std::size_t i = 0; i < call.args.size(); ++i) give(call, Result<void>());
-    } else {
-      auto items = BatchedReturn<Returned>::items(Returned(run()));
-      if (items.size() != call.args.size()) {
-        throw_bad_batch(info.name, call.args.size(), items.size());
-      }
-      call.phase = Invocation::Phase::encoding;
-      for (const auto& item : items) give(call, item);
-    }
+  static void answer(const EndpointInfo&, Invocation& call) {
+    call.phase = Invocation::Phase::encoding;
+    for (std::size_t i = 0; i < call.args.size(); ++i) give(call, Result<void>());
+  }
+  static void answer(const EndpointInfo& info, Invocation& call, auto& returned) {
+    auto items = BatchedReturn<Returned>::items(Returned(std::move(returned)));
+    if (items.size() != call.args.size())
+      throw_bad_batch(info.name, call.args.size(), items.size());
+    call.phase = Invocation::Phase::encoding;
+    for (const auto& item : items) give(call, item);
   }
 
   static void give(Invocation& call, const Result<Value>& item) {

@@ -119,21 +119,51 @@ Method method_of(const EndpointInfo& info) {
   return method;
 }
 
-/// Calls the method with values of the parameter types; a Task is run to its end.
+/// Calls the method with values of the parameter types.
 template <class A, class Method, class... Ps>
 decltype(auto) call_method(const EndpointInfo& info, ForgeActor& actor, TypeList<Ps...>,
                            std::remove_cvref_t<Ps>&... args) {
   using Traits = MethodTraits<Method>;
   const Method method = method_of<Method>(info);
   typename Traits::Class& self = static_cast<A&>(actor);
-  auto run = [&]() -> typename Traits::Return {
-    return (static_cast<typename Traits::Object>(self).*method)(static_cast<Ps&&>(args)...);
-  };
-  if constexpr (is_task<typename Traits::Return>) {
-    return sync_run(run());
+  return (static_cast<typename Traits::Object>(self).*method)(static_cast<Ps&&>(args)...);
+}
+
+/// Calls `run`, which gives what an endpoint returns, and hands the outcome to `answer`, which
+/// encodes it.
+template <class Run, class Answer>
+void run_method(Invocation& call, Run run, Answer answer) {
+  call.phase = Invocation::Phase::running;
+  if constexpr (std::is_void_v<decltype(run())>) {
+    run();
+    answer();
   } else {
-    return run();
+    auto&& result = run();
+    if constexpr (std::is_reference_v<decltype(run())>) {
+      answer(std::as_const(result));  // the actor's own
+    } else {
+      answer(result);
+    }
   }
+}
+
+/// The same for coroutines. The arguments live in this one's frame until it has ended.
+template <class Args, class Run, class Answer>
+Detached run_coroutine(Invocation& call, Args args, Run run, Answer answer) {
+  try {
+    call.phase = Invocation::Phase::running;
+    using Value = typename ResultOf<decltype(run(args))>::Type;
+    if constexpr (std::is_void_v<Value>) {
+      co_await run(args);
+      answer();
+    } else {
+      Value result = co_await run(args);
+      answer(result);
+    }
+  } catch (...) {
+    call.failure = std::current_exception();
+  }
+  call.sink.ended();
 }
 
 /// Endpoints of both kinds that run one call at a time.
@@ -156,24 +186,27 @@ struct SingleInvoker {
   static void run(const EndpointInfo& info, ForgeActor& actor, Invocation& call,
                   TypeList<Ps...> params) {
     auto args = decode_arguments<std::remove_cvref_t<Ps>...>(info.name, call.args.front());
-    auto apply = [&]() -> decltype(auto) {
+    auto method = [&info, &actor, params](auto& values) -> typename Traits::Return {
       return std::apply(
-          [&](auto&... arg) -> decltype(auto) {
-            return call_method<A, Method>(info, actor, params, arg...);
-          },
-          args);
+          [&](auto&... arg) ->
+          typename Traits::Return { return call_method<A, Method>(info, actor, params, arg...); },
+          values);
     };
-    call.phase = Invocation::Phase::running;
-    if constexpr (std::is_void_v<Value>) {
-      apply();
+    auto answer = [&call](const auto&... value) {
       call.phase = Invocation::Phase::encoding;
-      call.out.nil();
+      call.out.restart();
+      if constexpr (sizeof...(value) == 0) {
+        call.out.nil();
+      } else {
+        (Codec<Value>::encode(call.out, value), ...);
+      }
       call.sink.value(call.out);
+    };
+    if constexpr (is_task<typename Traits::Return>) {
+      run_coroutine(call, std::move(args), method, answer);
     } else {
-      auto&& value = apply();
-      call.phase = Invocation::Phase::encoding;
-      Codec<Value>::encode(call.out, value);
-      call.sink.value(call.out);
+      run_method(
+          call, [&]() -> typename Traits::Return { return method(args); }, answer);
     }
   }
 };

@@ -12,6 +12,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <deque>
+#include <exception>
 #include <memory>
 #include <span>
 #include <string>
@@ -41,12 +42,14 @@ class ResultSink {
   virtual void value(Writer& out) = 0;
   /// Instead of a value: the error of this element alone. Only batched endpoints give it.
   virtual void error(const Error& error) = 0;
+  /// The call is over; Invocation::failure says if it failed as a whole. Last, and once.
+  virtual void ended() noexcept = 0;
 
  protected:
   ~ResultSink() = default;
 };
 
-/// One request on its way through an actor.
+/// One request on its way through an actor. Lives until ended().
 struct Invocation {
   /// Says whose fault an exception is: the arguments', the actor's, or the answer's.
   enum class Phase : std::uint8_t { decoding, running, encoding };
@@ -55,6 +58,7 @@ struct Invocation {
   Writer& out;
   ResultSink& sink;
   Phase phase = Phase::decoding;
+  std::exception_ptr failure = nullptr;  ///< what it threw
 };
 
 struct EndpointInfo {
@@ -64,7 +68,10 @@ struct EndpointInfo {
   std::string signature;  ///< of one element
   EndpointKind kind = EndpointKind::plain;
   EndpointOptions options{};
+  /// A coroutine says itself when it has ended, which may be later, on the same thread; and throws
+  /// only before it has begun.
   Invoke invoke = nullptr;
+  bool coroutine = false;
   /// The pointer to the member function; only `invoke` knows its type.
   std::array<std::byte, 2 * sizeof(void*)> method{};
 };

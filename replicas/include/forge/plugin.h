@@ -146,9 +146,10 @@ class ActorBuilder {
   template <class Method>
   void add(std::string name, Method method, EndpointKind kind, EndpointOptions options,
            detail::EndpointInfo::Invoke invoke, std::string signature) {
-    detail::EndpointInfo endpoint{
-        std::move(name), std::move(signature), kind, std::move(options), invoke, {}};
+    detail::EndpointInfo endpoint{std::move(name), std::move(signature), kind, std::move(options),
+                                  invoke};
     std::memcpy(endpoint.method.data(), &method, sizeof(method));
+    endpoint.coroutine = detail::is_task<typename detail::MethodTraits<Method>::Return>;
     info_.add(std::move(endpoint));
   }
 

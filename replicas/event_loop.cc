@@ -1,0 +1,61 @@
+#include "replicas/event_loop.h"
+
+#include <algorithm>
+
+namespace forge::replicas {
+namespace {
+std::int64_t to_ns(EventLoop::Time time) {
+  return std::chrono::nanoseconds(time.time_since_epoch()).count();
+}
+}  // namespace
+
+void EventLoop::post(std::coroutine_handle<> coroutine) {
+  {
+    const std::lock_guard lock(mutex_);
+    posted_.push_back(coroutine);
+    next_ns_.store(0, std::memory_order_release);
+  }
+  shm::ring(bell_, shm::Scope::priv);
+}
+
+void EventLoop::post_at(Time at, std::coroutine_handle<> coroutine) {
+  {
+    const std::lock_guard lock(mutex_);
+    timers_.push({at, ++count_, coroutine});
+    if (to_ns(at) >= next_ns_.load(std::memory_order_relaxed)) return;
+    next_ns_.store(to_ns(at), std::memory_order_release);
+  }
+  shm::ring(bell_, shm::Scope::priv);
+}
+
+bool EventLoop::ready() const {
+  const std::int64_t at = next_ns_.load(std::memory_order_acquire);
+  return at != INT64_MAX && (at == 0 || at <= to_ns(std::chrono::steady_clock::now()));
+}
+
+std::optional<EventLoop::Time> EventLoop::next() const {
+  const std::int64_t at = next_ns_.load(std::memory_order_acquire);
+  if (at == INT64_MAX) return std::nullopt;
+  return Time(std::chrono::nanoseconds(at));
+}
+
+bool EventLoop::run_due() {
+  if (!ready()) return false;
+  due_.clear();
+  {
+    const std::lock_guard lock(mutex_);
+    std::swap(due_, posted_);
+    const auto now = std::chrono::steady_clock::now();
+    for (; !timers_.empty() && timers_.top().at <= now; timers_.pop())
+      due_.push_back(timers_.top().coroutine);
+    next_ns_.store(timers_.empty() ? INT64_MAX : to_ns(timers_.top().at),
+                   std::memory_order_release);
+  }
+  for (const auto coroutine : due_) {
+    const detail::ScopeGuard guard;
+    coroutine.resume();
+  }
+  return !due_.empty();
+}
+
+}  // namespace forge::replicas

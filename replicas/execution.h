@@ -1,0 +1,90 @@
+// Execution: one call of the actor's method, for one request or for a batch of them. It lives from
+// the moment the method is entered until all answers have been given, and is what context() shows
+// meanwhile. Pooled: a worker has as many as calls run at once.
+#pragma once
+
+#include <forge/actor.h>
+#include <forge/module.h>
+#include <forge/task.h>
+#include <forge/wire.h>
+
+#include <deque>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "replicas/actor_host.h"
+#include "replicas/outbox.h"
+#include "replicas/request_source.h"
+#include "shm/control_file.h"
+
+namespace forge::replicas {
+
+/// What all executions of a worker share.
+struct Workplace {
+  const shm::RequestFile& requests;
+  const shm::Segment& arena;
+  Outbox& outbox;
+  detail::Writer& writer;  ///< of whoever encodes right now
+  ActorHost* host = nullptr;
+
+  const shm::ArenaHeader& arena_header() const {
+    return *reinterpret_cast<const shm::ArenaHeader*>(arena.data());
+  }
+};
+
+class Execution final : public Context, private detail::ResultSink {
+ public:
+  explicit Execution(const Workplace& place) : place_(place) { sources_.emplace_back(place.arena); }
+  Execution(const Execution&) = delete;
+  Execution& operator=(const Execution&) = delete;
+
+  /// One of the requests. What is not to be run is answered now.
+  void accept(const shm::RequestSlot& request);
+  /// Runs what was accepted. False: it waits; the worker hears of its end by ended().
+  bool run();
+  /// After the end, before the answers are published.
+  void finish();
+
+  bool ended_now() const { return ended_; }
+  /// An endpoint that wants it has failed: the worker is to be replaced.
+  bool wants_restart() const { return wants_restart_; }
+
+  // Context
+  int rank() const override { return static_cast<int>(identity().rank); }
+  int procs() const override { return static_cast<int>(identity().procs); }
+  int replica() const override { return static_cast<int>(identity().replica); }
+  std::uint64_t incarnation() const override { return place_.requests.header.incarnation; }
+  const std::string& sess_id() const override { return sess_id_; }
+  int device() const override { return -1; }
+  std::size_t batch_size() const override { return live_.empty() ? 1 : live_.size(); }
+  bool cancelled() const override;
+
+ private:
+  const shm::WorkerIdentity& identity() const { return place_.requests.identity; }
+  Tensor allocate_response(DType dtype, std::span<const std::int64_t> shape) override {
+    return place_.outbox.answers().allocate(dtype, shape);
+  }
+
+  // ResultSink
+  void value(detail::Writer& out) override;
+  void error(const Error& error) override;
+  void ended() noexcept override;
+  shm::ResponseSlot& next_slot();
+  bool is_late(const shm::RequestSlot& request) const;
+
+  const Workplace& place_;
+  std::vector<shm::RequestSlot> live_;  // those that are run
+  std::size_t given_ = 0;               // of them, how many have been answered
+  std::vector<shm::ResponseSlot*> answers_;
+  std::vector<detail::Reader> readers_;  // as many as are live
+  std::deque<RequestSource> sources_;    // at least as many; only grows
+  std::optional<detail::Invocation> call_;
+  std::string sess_id_;
+  std::int64_t deadline_ns_ = 0;  // until when somebody waits; 0: no limit
+  std::int64_t started_ns_ = 0;   // 0: nobody wants to know
+  bool ended_ = true;
+  bool wants_restart_ = false;
+};
+
+}  // namespace forge::replicas

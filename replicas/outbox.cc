@@ -1,0 +1,52 @@
+#include "replicas/outbox.h"
+
+#include <forge/payload.h>
+
+#include <cstdlib>
+
+namespace forge::replicas {
+
+shm::ResponseSlot& Outbox::claim(const shm::RequestSlot& request) {
+  shm::ResponseSlot* slot = ring_.try_claim();
+  if (slot == nullptr) std::abort();
+  ring_.stage();
+  slot->id = request.id;
+  slot->attempt = request.attempt;
+  slot->kind = shm::ResponseKind::value;
+  slot->flags = 0;
+  slot->block = 0;
+  slot->head_size = 0;
+  return *slot;
+}
+
+void Outbox::value(shm::ResponseSlot& slot, detail::Writer& out) {
+  try {
+    answers_.write(out, slot);
+  } catch (const Error& error) {
+    this->error(slot, out, error);
+  }
+}
+
+void Outbox::error(shm::ResponseSlot& slot, detail::Writer& out, const Error& error) {
+  out.restart();
+  detail::write_error(out, error);
+  this->error(slot, out, error.error_code());
+}
+
+void Outbox::error(shm::ResponseSlot& slot, detail::Writer& out, ErrorCode code) {
+  slot.kind = shm::ResponseKind::error;
+  try {
+    answers_.write(out, slot);
+  } catch (const Error&) {  // no memory for the error: say at least that
+    out.restart();
+    detail::write_error(
+        out,
+        Backpressure(
+            code == ErrorCode::backpressure
+                ? "the worker's answer memory is full; drop answers or raise arena_bytes"
+                : "the endpoint failed, and the worker's answer memory is too full to say how"));
+    answers_.write(out, slot);
+  }
+}
+
+}  // namespace forge::replicas

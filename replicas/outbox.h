@@ -1,0 +1,42 @@
+// Outbox: a worker's answers on their way into the response ring. Staged one by one, published
+// together.
+#pragma once
+
+#include <forge/error.h>
+#include <forge/wire.h>
+
+#include "replicas/answer_pool.h"
+#include "shm/control_file.h"
+#include "shm/prefetch.h"
+#include "shm/ring.h"
+
+namespace forge::replicas {
+
+class Outbox {
+ public:
+  Outbox(shm::RingProducer<shm::ResponseSlot>& ring, AnswerPool& answers)
+      : ring_(ring), answers_(answers) {}
+
+  /// The next slot, staged, as the answer to this request. The controller has at most as many calls
+  /// out as the ring has slots.
+  shm::ResponseSlot& claim(const shm::RequestSlot& request);
+
+  /// What the writer holds, as the slot's value. What does not fit becomes an error.
+  void value(shm::ResponseSlot& slot, detail::Writer& out);
+  /// What the writer holds, as the slot's error of this code.
+  void error(shm::ResponseSlot& slot, detail::Writer& out, ErrorCode code);
+  void error(shm::ResponseSlot& slot, detail::Writer& out, const Error& error);
+
+  /// Publishes everything that was claimed.
+  void commit() { ring_.commit(); }
+  /// Afterwards: the next answer will be written soon.
+  void prefetch() { shm::prefetch_for_write(ring_.next_slot(), sizeof(shm::ResponseSlot)); }
+
+  AnswerPool& answers() { return answers_; }
+
+ private:
+  shm::RingProducer<shm::ResponseSlot>& ring_;
+  AnswerPool& answers_;
+};
+
+}  // namespace forge::replicas
