@@ -254,10 +254,14 @@ class Engine final : public detail::Driver, public std::enable_shared_from_this<
 
   // lifecycle.cc [lock], but for spawn(), prepare() and on_exit(), which the watchdog thread enters
   // without it
+  std::string rank_name(std::uint32_t replica, std::uint32_t rank) const;
   Status make_channels(std::uint32_t replica, std::uint64_t incarnation,
                        std::vector<std::shared_ptr<replicas::Channel>>& out) const;
   void launch_replica(Unit& unit);
   void spawn(Unit& unit, std::uint64_t incarnation);
+  Result<replicas::Process> spawn_rank(Unit& unit, std::uint64_t incarnation, std::uint32_t rank,
+                                       const replicas::Channel& channel,
+                                       const std::string& master_port);
   void prepare(Unit& unit, std::uint64_t incarnation);
   void setup_failed(Unit& unit, const Status& status);
   void cannot_start(Unit& unit, const Status& status);

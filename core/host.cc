@@ -73,6 +73,7 @@ void Host::close() {
   // Whoever drops the last reference to us, on whatever thread, finds nothing left to wait for.
   watchdog_.stop();
   engine_thread_.stop();
+  output_.stop();
 }
 
 std::string Host::worker_path(const std::string& plugin) const {

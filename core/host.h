@@ -11,6 +11,7 @@
 #include "core/callback_thread.h"
 #include "core/engine.h"
 #include "core/engine_thread.h"
+#include "core/output.h"
 #include "replicas/spawner.h"
 
 namespace forge::core {
@@ -29,6 +30,7 @@ class Host : public std::enable_shared_from_this<Host> {
 
   replicas::Spawner& watchdog() { return watchdog_; }
   EngineThread& engine_thread() { return engine_thread_; }
+  Output& output() { return output_; }
   std::chrono::nanoseconds default_timeout() const {
     return options_.default_timeout.value_or(std::chrono::nanoseconds::zero());
   }
@@ -55,6 +57,7 @@ class Host : public std::enable_shared_from_this<Host> {
   std::function<void(const ActorFailure&)> on_failure_;                      // under mutex_
   std::map<std::string, std::function<std::shared_ptr<Router>()>> routers_;  // under mutex_
   std::mutex log_mutex_;
+  Output output_;
   replicas::Spawner watchdog_;
   EngineThread engine_thread_;
 };

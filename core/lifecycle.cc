@@ -124,7 +124,7 @@ Status Engine::make_channels(std::uint32_t replica, std::uint64_t incarnation,
   for (std::uint32_t rank = 0; rank < procs_; ++rank) {
     const std::size_t turn = replica * procs_ + rank;
     auto channel = replicas::Channel::create(
-        {.name = launch_.name + "/" + std::to_string(replica) + "." + std::to_string(rank),
+        {.name = rank_name(replica, rank),
          .incarnation = incarnation,
          .replica = replica,
          .rank = rank,
@@ -168,6 +168,36 @@ void Engine::launch_replica(Unit& unit) {
   }
 }
 
+std::string Engine::rank_name(std::uint32_t replica, std::uint32_t rank) const {
+  return launch_.name + "/" + std::to_string(replica) + "." + std::to_string(rank);
+}
+
+Result<replicas::Process> Engine::spawn_rank(Unit& unit, std::uint64_t incarnation,
+                                             std::uint32_t rank, const replicas::Channel& channel,
+                                             const std::string& master_port) {
+  auto output = host_->output().open(rank_name(unit.idx, rank));
+  if (!output) return output.error_ptr();
+  replicas::SpawnSpec spec;
+  spec.path = launch_.worker_path;
+  spec.arguments = {"--forge-worker", std::to_string(::getpid())};
+  spec.environment = environment(launch_, rank, master_port);
+  spec.fds = {{output->out.get(), STDOUT_FILENO},
+              {output->err.get(), STDERR_FILENO},
+              {channel.request_fd(), 3},
+              {channel.response_fd(), 4},
+              {arena_->fd(), 5},
+              {host_->engine_thread().event_fd(), 6}};
+  auto process =
+      host_->watchdog().spawn(spec, {[self = shared_from_this(), &unit, incarnation, rank,
+                                      id = output->id](const replicas::ExitInfo& exit) {
+                                       self->host_->output().close(id);
+                                       self->on_exit(unit, incarnation, rank, exit);
+                                     },
+                                     {}});
+  if (!process) host_->output().close(output->id);
+  return process;
+}
+
 void Engine::spawn(Unit& unit, std::uint64_t incarnation) {  // on the watchdog thread
   std::vector<std::shared_ptr<replicas::Channel>> channels;
   {
@@ -176,19 +206,7 @@ void Engine::spawn(Unit& unit, std::uint64_t incarnation) {  // on the watchdog 
   }
   const std::string master_port = std::to_string(free_port());
   for (std::uint32_t rank = 0; rank < procs_; ++rank) {
-    replicas::SpawnSpec spec;
-    spec.path = launch_.worker_path;
-    spec.arguments = {"--forge-worker", std::to_string(::getpid())};
-    spec.environment = environment(launch_, rank, master_port);
-    spec.fds = {{channels[rank]->request_fd(), 3},
-                {channels[rank]->response_fd(), 4},
-                {arena_->fd(), 5},
-                {host_->engine_thread().event_fd(), 6}};
-    auto process = host_->watchdog().spawn(spec, {[self = shared_from_this(), &unit, incarnation,
-                                                   rank](const replicas::ExitInfo& exit) {
-                                                    self->on_exit(unit, incarnation, rank, exit);
-                                                  },
-                                                  {}});
+    auto process = spawn_rank(unit, incarnation, rank, *channels[rank], master_port);
     channels[rank]->close_fds();
     const Lock lock(mutex_);
     if (process) {
@@ -353,6 +371,9 @@ void Engine::shutdown(std::chrono::nanoseconds grace) {
                         [&] { return processes_ == 0; });
   if (processes_ != 0) stop_workers(true);
   changed_.wait(lock, [&] { return processes_ == 0; });
+  lock.unlock();
+  host_->output().flush();
+  lock.lock();
   for (auto& unit : units_) unit->prepared.clear();
   state_ = State::closed;
   changed_.notify_all();

@@ -292,6 +292,8 @@ int run_worker(int argc, char** argv) {
         "this program is started by a forge controller, not by hand; see the README for "
         "forge-bench and for embedding forge");
   }
+  // Our stdout is a pipe, which is fully buffered otherwise.
+  std::setvbuf(stdout, nullptr, _IOLBF, BUFSIZ);
   if (const Status status = die_with_parent(static_cast<pid_t>(std::atol(argv[2]))); !status.ok())
     return refuse(status.message);
   auto requests = shm::Segment::attach(shm::FileDescriptor(kRequestFd), shm::Access::read_only);

@@ -1,0 +1,207 @@
+#include "core/output.h"
+
+#include <fcntl.h>
+#include <poll.h>
+#include <sys/eventfd.h>
+#include <sys/ioctl.h>
+#include <unistd.h>
+
+#include <forge/error.h>
+#include <algorithm>
+#include <cerrno>
+#include <system_error>
+
+#include "core/fork.h"
+#include "shm/threads.h"
+
+namespace forge::core {
+namespace {
+
+using shm::FileDescriptor;
+
+/// All controllers of a program share its stdout and stderr.
+std::mutex writing;
+
+/// Errors are ignored: a program that has closed its stdout does not want to see anything. SIGPIPE is
+/// blocked like all signals.
+void write_all(int fd, std::string_view bytes) {
+  const std::lock_guard lock(writing);
+  while (!bytes.empty()) {
+    const ssize_t written = ::write(fd, bytes.data(), bytes.size());
+    if (written >= 0) {
+      bytes.remove_prefix(static_cast<std::size_t>(written));
+    } else if (errno == EAGAIN) {  // the program has made it non-blocking
+      pollfd room{fd, POLLOUT, 0};
+      ::poll(&room, 1, -1);
+    } else if (errno != EINTR) {
+      return;
+    }
+  }
+}
+
+/// Only our end does not block: workers expect that theirs does.
+bool make_pipe(FileDescriptor& read_end, FileDescriptor& write_end) {
+  int ends[2];
+  if (::pipe2(ends, O_CLOEXEC) != 0) return false;
+  read_end = FileDescriptor(ends[0]);
+  write_end = FileDescriptor(ends[1]);
+  return ::fcntl(ends[0], F_SETFL, O_NONBLOCK) == 0;
+}
+
+}  // namespace
+
+Output::Output() : wakeup_(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)), buffer_(kLongestLine) {
+  if (!wakeup_)
+    throw Unavailable("eventfd: the process has no descriptor left; raise its limit (ulimit -n)");
+  try {
+    thread_ = shm::start_thread("forge-output", {}, [this] { run(); });
+  } catch (const std::system_error& error) {
+    throw Unavailable(std::string("cannot start the thread that reads workers' output: ") +
+                      error.what() + "; raise the limit (ulimit -u)");
+  }
+}
+
+void Output::stop() {
+  if (!thread_.joinable()) return;
+  if (in_forked_child()) {  // the thread was not copied
+    thread_.detach();
+    return;
+  }
+  {
+    const std::lock_guard lock(mutex_);
+    stop_ = true;
+  }
+  wake();
+  thread_.join();
+}
+
+Result<Output::Ends> Output::open(const std::string& name) {
+  Ends ends;
+  FileDescriptor out;
+  FileDescriptor err;
+  if (!make_pipe(out, ends.out) || !make_pipe(err, ends.err)) {
+    const int error_number = errno;
+    return make_error(
+        {ErrorCode::unavailable, "cannot make a pipe for the output of '" + name +
+                                     "': " + std::generic_category().message(error_number) +
+                                     "; raise the limit (ulimit -n) or start less"});
+  }
+  const std::string prefix = "[" + name + "] ";
+  const std::lock_guard lock(mutex_);
+  ends.id = ++last_id_;
+  opened_.push_back({ends.id, STDOUT_FILENO, std::move(out), prefix, {}});
+  opened_.push_back({ends.id, STDERR_FILENO, std::move(err), prefix, {}});
+  wake();
+  return ends;
+}
+
+void Output::close(std::uint64_t id) {
+  const std::lock_guard lock(mutex_);
+  closed_.push_back(id);
+  wake();
+}
+
+void Output::flush() {
+  std::unique_lock lock(mutex_);
+  const std::uint64_t mine = ++asked_;
+  wake();
+  changed_.wait(lock, [&] { return flushed_ >= mine || stop_; });
+}
+
+void Output::wake() { (void)!::eventfd_write(wakeup_.get(), 1); }
+
+void Output::run() {
+  std::vector<pollfd> events;
+  std::vector<std::uint64_t> closed;
+  std::uint64_t flushed = 0;
+  bool stop = false;
+  for (;;) {
+    {
+      const std::lock_guard lock(mutex_);
+      std::move(opened_.begin(), opened_.end(), std::back_inserter(pipes_));
+      opened_.clear();
+      closed.swap(closed_);
+      flushed = asked_;
+      stop = stop_;
+    }
+    std::erase_if(pipes_, [&](Pipe& pipe) {
+      if (!stop && std::find(closed.begin(), closed.end(), pipe.worker) == closed.end())
+        return false;
+      read_rest(pipe);
+      return true;
+    });
+    closed.clear();
+    {
+      const std::lock_guard lock(mutex_);
+      flushed_ = flushed;
+    }
+    changed_.notify_all();
+    if (stop) return;
+
+    events.assign(1, {wakeup_.get(), POLLIN, 0});
+    for (const Pipe& pipe : pipes_) events.push_back({pipe.fd.get(), POLLIN, 0});
+    if (::poll(events.data(), events.size(), -1) < 0) continue;
+    eventfd_t count = 0;
+    if (events[0].revents != 0) (void)!::eventfd_read(wakeup_.get(), &count);
+    // One read for each, so that none waits for a worker that never stops talking.
+    for (std::size_t i = 0; i < pipes_.size(); ++i) {
+      if (events[i + 1].revents != 0 && !read_some(pipes_[i], buffer_.size()))
+        pipes_[i].fd = FileDescriptor();
+    }
+    std::erase_if(pipes_, [](const Pipe& pipe) { return !pipe.fd; });
+  }
+}
+
+/// False: nobody will ever write to it again.
+bool Output::read_some(Pipe& pipe, std::size_t limit) {
+  const ssize_t count = ::read(pipe.fd.get(), buffer_.data(), std::min(limit, buffer_.size()));
+  if (count < 0 && (errno == EAGAIN || errno == EINTR)) return true;
+  if (count > 0) {
+    take(pipe, {buffer_.data(), static_cast<std::size_t>(count)});
+  } else if (!pipe.line.empty()) {
+    end_line(pipe);
+  }
+  write_lines(pipe.target);
+  return count > 0;
+}
+
+/// What is there now, and no more: what the worker left behind may go on writing.
+void Output::read_rest(Pipe& pipe) {
+  int left = 0;
+  if (::ioctl(pipe.fd.get(), FIONREAD, &left) != 0) left = 0;
+  std::size_t rest = static_cast<std::size_t>(left);
+  while (rest > 0) {
+    const std::size_t count = std::min(rest, buffer_.size());
+    if (!read_some(pipe, count)) return;
+    rest -= count;
+  }
+  if (!pipe.line.empty()) end_line(pipe);
+  write_lines(pipe.target);
+}
+
+void Output::take(Pipe& pipe, std::string_view bytes) {
+  while (!bytes.empty()) {
+    if (bytes.front() == '\n') {
+      end_line(pipe);
+      bytes.remove_prefix(1);
+      continue;
+    }
+    if (pipe.line.size() == kLongestLine) end_line(pipe);
+    const std::size_t size =
+        std::min({bytes.find('\n'), bytes.size(), kLongestLine - pipe.line.size()});
+    pipe.line.append(bytes.substr(0, size));
+    bytes.remove_prefix(size);
+  }
+}
+
+void Output::end_line(Pipe& pipe) {
+  lines_.append(pipe.prefix).append(pipe.line).append("\n");
+  pipe.line.clear();
+}
+
+void Output::write_lines(int target) {
+  write_all(target, lines_);
+  lines_.clear();
+}
+
+}  // namespace forge::core
