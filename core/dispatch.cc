@@ -134,6 +134,7 @@ void Engine::send(replicas::Entry& entry, Unit& unit) {
 void Engine::stage(replicas::Entry& entry, Unit& unit) {
   const bool all = entry.rank == replicas::kAllRanks;
   ledger_.sent(entry, unit.idx, unit.incarnation, all ? procs_ : 1);
+  entry.slot.lockstep = all ? ++unit.lockstep_calls : 0;
   // Nothing can fail from here on, and only this process takes a call back: it enters all rings or,
   // above, none.
   for (std::uint32_t rank = all ? 0 : entry.rank; rank < (all ? procs_ : entry.rank + 1); ++rank) {

@@ -137,13 +137,15 @@ class Engine final : public detail::Driver, public std::enable_shared_from_this<
   };
 
   static constexpr std::size_t kUnseen = ~std::size_t{0};
+  using Channels = std::vector<std::shared_ptr<replicas::Channel>>;  // of a replica's ranks
+
   struct Unit {  // one replica
     std::uint32_t idx = 0;
     ReplicaState state = ReplicaState::uninitialized;
     std::uint64_t incarnation = 0;
+    std::uint64_t lockstep_calls = 0;  // sent to all ranks, ever
     std::vector<Rank> ranks;
-    std::vector<std::shared_ptr<replicas::Channel>>
-        prepared;                   // control files of the next incarnation
+    Channels prepared;              // control files of the next incarnation
     replicas::EntryList queue;      // waiting for this replica
     replicas::EntryList in_flight;  // in push order
     replicas::RestartHistory history;
@@ -255,13 +257,11 @@ class Engine final : public detail::Driver, public std::enable_shared_from_this<
   // lifecycle.cc [lock], but for spawn(), prepare() and on_exit(), which the watchdog thread enters
   // without it
   std::string rank_name(std::uint32_t replica, std::uint32_t rank) const;
-  Status make_channels(std::uint32_t replica, std::uint64_t incarnation,
-                       std::vector<std::shared_ptr<replicas::Channel>>& out) const;
+  Status make_channels(std::uint32_t replica, std::uint64_t incarnation, Channels& out) const;
   void launch_replica(Unit& unit);
   void spawn(Unit& unit, std::uint64_t incarnation);
   Result<replicas::Process> spawn_rank(Unit& unit, std::uint64_t incarnation, std::uint32_t rank,
-                                       const replicas::Channel& channel,
-                                       const std::string& master_port);
+                                       const Channels& channels, const std::string& master_port);
   void prepare(Unit& unit, std::uint64_t incarnation);
   void setup_failed(Unit& unit, const Status& status);
   void cannot_start(Unit& unit, const Status& status);

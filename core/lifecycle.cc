@@ -10,6 +10,7 @@
 
 #include "core/engine.h"
 #include "core/host.h"
+#include "replicas/worker.h"
 
 extern char** environ;
 
@@ -118,7 +119,7 @@ Status Engine::start() {
 }
 
 Status Engine::make_channels(std::uint32_t replica, std::uint64_t incarnation,
-                             std::vector<std::shared_ptr<replicas::Channel>>& out) const {
+                             Channels& out) const {
   out.clear();
   const auto& cpus = launch_.options.cpus;
   for (std::uint32_t rank = 0; rank < procs_; ++rank) {
@@ -145,7 +146,7 @@ void Engine::launch_replica(Unit& unit) {
   ++unit.incarnation;
   unit.answered = false;
   unit.state = unit.incarnation == 1 ? ReplicaState::uninitialized : ReplicaState::recovering;
-  std::vector<std::shared_ptr<replicas::Channel>> channels = std::move(unit.prepared);
+  Channels channels = std::move(unit.prepared);
   unit.prepared.clear();
   if (channels.empty()) {
     if (Status status = make_channels(unit.idx, unit.incarnation, channels); !status.ok()) {
@@ -173,7 +174,7 @@ std::string Engine::rank_name(std::uint32_t replica, std::uint32_t rank) const {
 }
 
 Result<replicas::Process> Engine::spawn_rank(Unit& unit, std::uint64_t incarnation,
-                                             std::uint32_t rank, const replicas::Channel& channel,
+                                             std::uint32_t rank, const Channels& channels,
                                              const std::string& master_port) {
   auto output = host_->output().open(rank_name(unit.idx, rank));
   if (!output) return output.error_ptr();
@@ -183,10 +184,13 @@ Result<replicas::Process> Engine::spawn_rank(Unit& unit, std::uint64_t incarnati
   spec.environment = environment(launch_, rank, master_port);
   spec.fds = {{output->out.get(), STDOUT_FILENO},
               {output->err.get(), STDERR_FILENO},
-              {channel.request_fd(), 3},
-              {channel.response_fd(), 4},
-              {arena_->fd(), 5},
-              {host_->engine_thread().event_fd(), 6}};
+              {channels[rank]->request_fd(), replicas::kRequestFd},
+              {channels[rank]->response_fd(), replicas::kResponseFd},
+              {arena_->fd(), replicas::kArenaFd},
+              {host_->engine_thread().event_fd(), replicas::kEventFd}};
+  for (std::uint32_t other = 0; procs_ > 1 && other < procs_; ++other) {
+    spec.fds.push_back({channels[other]->group_fd(), replicas::kGroupFd + static_cast<int>(other)});
+  }
   auto process =
       host_->watchdog().spawn(spec, {[self = shared_from_this(), &unit, incarnation, rank,
                                       id = output->id](const replicas::ExitInfo& exit) {
@@ -199,15 +203,14 @@ Result<replicas::Process> Engine::spawn_rank(Unit& unit, std::uint64_t incarnati
 }
 
 void Engine::spawn(Unit& unit, std::uint64_t incarnation) {  // on the watchdog thread
-  std::vector<std::shared_ptr<replicas::Channel>> channels;
+  Channels channels;
   {
     const Lock lock(mutex_);
     for (const Rank& rank : unit.ranks) channels.push_back(rank.channel);
   }
   const std::string master_port = std::to_string(free_port());
   for (std::uint32_t rank = 0; rank < procs_; ++rank) {
-    auto process = spawn_rank(unit, incarnation, rank, *channels[rank], master_port);
-    channels[rank]->close_fds();
+    auto process = spawn_rank(unit, incarnation, rank, channels, master_port);
     const Lock lock(mutex_);
     if (process) {
       unit.ranks[rank].process = *process;
@@ -222,6 +225,7 @@ void Engine::spawn(Unit& unit, std::uint64_t incarnation) {  // on the watchdog 
       bury(unit);
     return;
   }
+  for (const auto& channel : channels) channel->close_fds();
   const Lock lock(mutex_);
   if (unit.state != ReplicaState::stopped) send_setup(unit);
 }
@@ -271,7 +275,7 @@ void Engine::setup_finished(Unit& unit) {
 
 void Engine::prepare(Unit& unit, std::uint64_t incarnation) {  // on the watchdog thread
   if (launch_.mesh || launch_.actor.empty()) return;
-  std::vector<std::shared_ptr<replicas::Channel>> channels;
+  Channels channels;
   if (!make_channels(unit.idx, incarnation, channels).ok())
     return;  // the restart will try again and say why
   const Lock lock(mutex_);

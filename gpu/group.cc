@@ -9,6 +9,12 @@
 #include "gpu/reduce.h"
 #include "shm/wait_strategy.h"
 
+namespace forge {
+
+Group::~Group() = default;
+
+}  // namespace forge
+
 namespace forge::gpu {
 namespace {
 
@@ -146,6 +152,10 @@ void Group::begin(std::uint64_t call) {
   // there; a slower rank may still be looking for the last of them.
   mine().call.store(call_, std::memory_order_release);
   wake();
+}
+
+void Group::leave(Status why) {
+  if (broken_.code != ErrorCode::worker_lost) broken_ = std::move(why);
 }
 
 void Group::abort() noexcept {

@@ -17,6 +17,7 @@
 #pragma once
 
 #include <forge/error.h>
+#include <forge/group.h>
 #include <forge/result.h>
 #include <forge/tensor.h>
 #include <forge/wait.h>
@@ -27,7 +28,6 @@
 #include <functional>
 #include <memory>
 #include <span>
-#include <type_traits>
 #include <vector>
 
 #include "gpu/group_file.h"
@@ -59,7 +59,7 @@ struct GroupSpec {
 /// After DeadlineExceeded, or when a rank has gone on, all collectives fail until begin(). A rank
 /// that came last may have finished what others gave up. Payloads of a collective that threw hold
 /// anything.
-class Group {
+class Group final : public forge::Group {
  public:
   /// Errors: InvalidArgument if the files are not usable.
   static Result<std::unique_ptr<Group>> create(GroupSpec spec);
@@ -69,11 +69,8 @@ class Group {
     return kGroupDataOffset + kGroupSlots * shm::page_up(chunk);
   }
 
-  Group(const Group&) = delete;
-  Group& operator=(const Group&) = delete;
-
-  int rank() const { return rank_; }
-  int procs() const { return static_cast<int>(files_.size()); }
+  int rank() const override { return rank_; }
+  int procs() const override { return static_cast<int>(files_.size()); }
 
   /// Enters a call of the actor: forgets a failure in the one before, and tells ranks that still
   /// wait there not to. Numbers only grow and are the same in all ranks. A group starts in call 0.
@@ -82,28 +79,17 @@ class Group {
   /// Ends all waits in all ranks with WorkerLost.
   void abort() noexcept;
 
-  /// Returns when all ranks have called it.
-  void barrier();
+  /// Between calls that all ranks take part in: collectives throw `why` until begin().
+  void leave(Status why);
 
-  /// Copies the root's bytes to all ranks. Equal sizes everywhere.
-  void broadcast(std::span<std::byte> bytes, int root);
-  void broadcast(Tensor& tensor, int root);
-
-  /// Reduces element by element over all ranks, in place, in the order of ranks: all ranks get the
-  /// same bits, every time.
-  void all_reduce(DType dtype, std::span<std::byte> elements, Reduction reduction);
-  template <class T>
-  requires(!std::is_same_v<T, std::byte>) void all_reduce(std::span<T> elements,
-                                                          Reduction reduction) {
-    static_assert(detail::DTypeOf<T>::kKnown, "no DType has elements of this type");
-    all_reduce(detail::DTypeOf<T>::value(), std::as_writable_bytes(elements), reduction);
-  }
-  void all_reduce(Tensor& tensor, Reduction reduction);
-
-  /// Puts the bytes of rank r at all[r * mine.size()]. `mine` may be our own place in `all`.
-  void all_gather(std::span<const std::byte> mine, std::span<std::byte> all);
-  /// The ranks' tensors, stacked: [procs, …].
-  Tensor all_gather(const Tensor& tensor);
+  void barrier() override;
+  void broadcast(std::span<std::byte> bytes, int root) override;
+  void broadcast(Tensor& tensor, int root) override;
+  void all_reduce(DType dtype, std::span<std::byte> elements, Reduction reduction) override;
+  void all_reduce(Tensor& tensor, Reduction reduction) override;
+  using forge::Group::all_reduce;
+  void all_gather(std::span<const std::byte> mine, std::span<std::byte> all) override;
+  Tensor all_gather(const Tensor& tensor) override;
 
  private:
   enum class Progress { waiting, arrived, left, corrupt };

@@ -4,6 +4,7 @@
 // asserted below; kGroupVersion changes with any of them.
 #pragma once
 
+#include <forge/group.h>
 #include <forge/tensor.h>
 
 #include <atomic>
@@ -17,9 +18,9 @@ namespace forge::gpu {
 inline constexpr std::uint64_t kGroupMagic = 0x47'45'47'52'4F'46ULL;  // "FORGEG"
 inline constexpr std::uint32_t kGroupVersion = 1;
 
-/// The numbers are part of the layout.
-enum class Reduction : std::uint8_t { sum = 1, product = 2, min = 3, max = 4 };
+using forge::Reduction;
 
+/// The numbers are part of the layout, as those of Reduction are.
 enum class Operation : std::uint8_t {
   barrier = 1,
   broadcast = 2,

@@ -13,14 +13,13 @@ Context::~Context() = default;
 
 void* Context::stream() const {
   throw NotSupported(
-      "forge::context().stream(): this build gives actors no CUDA stream; make one with "
-      "cudaStreamCreate in setup()");
+      "forge::context().stream(): this worker's device is the host, which has no CUDA stream; make "
+      "your own with cudaStreamCreate in setup() if there is a GPU");
 }
 
 Group& Context::group() const {
   throw NotSupported(
-      "forge::context().group(): this build has no collectives between ranks; use MASTER_ADDR and "
-      "MASTER_PORT from the environment to set up your own");
+      "forge::context().group(): there are no other ranks here; only workers have a group");
 }
 
 Context& context() {

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "replicas/rank_group.h"
 #include "shm/prefetch.h"
 
 namespace forge::replicas {
@@ -21,7 +22,16 @@ Result<std::shared_ptr<Channel>> Channel::create(const ChannelSpec& spec) {
   requests->prefault(shm::kRequestFileSize, shm::Access::read_write);
   responses->prefault(shm::kAnswersOffset, shm::Access::read_only);
 
-  return over(std::move(*requests), std::move(*responses), spec);
+  auto channel = over(std::move(*requests), std::move(*responses), spec);
+  if (spec.procs > 1) {
+    auto file = shm::Segment::create({.name = "forge:" + spec.name + ":group",
+                                      .size = kGroupFileSize,
+                                      .reserved = kGroupFileReserved,
+                                      .writer = shm::Writer::peer});
+    if (!file) return file.error().clone();
+    channel->group_file_ = std::move(*file);
+  }
+  return channel;
 }
 
 std::shared_ptr<Channel> Channel::over(shm::Segment requests, shm::Segment responses,
@@ -50,6 +60,7 @@ Channel::Channel(shm::Segment request_segment, std::shared_ptr<AnswerMemory> ans
 void Channel::close_fds() {
   request_segment_.close_fd();
   answers_->close_fd();
+  group_file_ = shm::Segment();
 }
 
 std::uint64_t Channel::stage(const shm::RequestSlot& slot) {

@@ -1,5 +1,5 @@
 // A channel: the controller's end of one worker incarnation. Two control files, three rings, one
-// process.
+// process; and the file for what it tells the other ranks of its replica, if there are any.
 //
 // Thread safety: everything marked [lock] needs the service's lock; the rest may be called from any
 // thread.
@@ -95,7 +95,9 @@ class Channel {
 
   int request_fd() const { return request_segment_.fd(); }
   int response_fd() const { return answers_->fd(); }
-  /// After the worker has been started: it has its own copies.
+  /// -1 for the only rank of a replica.
+  int group_fd() const { return group_file_.fd(); }
+  /// After all workers of the replica have been started: they have their own copies.
   void close_fds();
 
   // ---- pushing [lock]
@@ -144,6 +146,7 @@ class Channel {
 
   shm::Segment request_segment_;
   std::shared_ptr<AnswerMemory> answers_;
+  shm::Segment group_file_;      // until it has been handed down; nothing of it is ours
   shm::RequestFile* request_;    // ours
   shm::ResponseFile* response_;  // the worker's; mapped read-only
   shm::RingProducer<shm::RequestSlot> requests_;

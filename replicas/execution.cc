@@ -45,6 +45,7 @@ bool Execution::run() {
     if ((live_[i].flags & shm::kTimed) != 0 && started_ns_ == 0) started_ns_ = now_ns();
   }
   if (first.session != 0) sess_id_ = readers_.front().string();  // as the controller wrote it
+  place_.group.begin(first.lockstep);
   ended_ = wants_restart_ = false;
   call_.emplace(detail::Invocation{readers_, place_.writer, *this});
   const detail::ScopeGuard guard({this, detail::scope().loop, nullptr});

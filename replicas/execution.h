@@ -13,8 +13,10 @@
 #include <string>
 #include <vector>
 
+#include "gpu/backend.h"
 #include "replicas/actor_host.h"
 #include "replicas/outbox.h"
+#include "replicas/rank_group.h"
 #include "replicas/request_source.h"
 #include "shm/control_file.h"
 
@@ -26,6 +28,8 @@ struct Workplace {
   const shm::Segment& arena;
   Outbox& outbox;
   detail::Writer& writer;  ///< of whoever encodes right now
+  RankGroup& group;
+  const gpu::Backend& backend;
   ActorHost* host = nullptr;
 
   const shm::ArenaHeader& arena_header() const {
@@ -56,7 +60,8 @@ class Execution final : public Context, private detail::ResultSink {
   int replica() const override { return static_cast<int>(identity().replica); }
   std::uint64_t incarnation() const override { return place_.requests.header.incarnation; }
   const std::string& sess_id() const override { return sess_id_; }
-  int device() const override { return -1; }
+  int device() const override { return place_.backend.device().ordinal; }
+  Group& group() const override { return place_.group.get(); }
   std::size_t batch_size() const override { return live_.empty() ? 1 : live_.size(); }
   bool cancelled() const override;
 

@@ -17,6 +17,7 @@
 #include <string_view>
 #include <vector>
 
+#include "gpu/host_backend.h"
 #include "replicas/actor_host.h"
 #include "replicas/answer_pool.h"
 #include "replicas/event_loop.h"
@@ -25,6 +26,7 @@
 #include "replicas/outbox.h"
 #include "replicas/plugin_loader.h"
 #include "replicas/process.h"
+#include "replicas/rank_group.h"
 #include "shm/control_file.h"
 #include "shm/doorbell.h"
 #include "shm/prefetch.h"
@@ -35,7 +37,8 @@ namespace {
 
 class Worker {
  public:
-  Worker(shm::Segment requests, shm::Segment responses, shm::Segment arena);
+  Worker(shm::Segment requests, shm::Segment responses, shm::Segment arena,
+         std::vector<shm::Segment> group_files);
   int run();
 
  private:
@@ -60,12 +63,15 @@ class Worker {
   shm::Segment request_file_;
   shm::Segment response_file_;
   shm::Segment arena_;
+  const std::unique_ptr<gpu::Backend> backend_;
+  const std::unique_ptr<gpu::PinnedRegion> pinned_arena_;  // as long as the arena is mapped
   const shm::RequestFile* in_;
   shm::ResponseFile* out_;
   shm::RingConsumer<shm::RequestSlot> requests_;
   shm::RingProducer<shm::ResponseSlot> responses_;
   AnswerPool answers_;
   Outbox outbox_;
+  RankGroup group_;
   std::optional<ActorHost> host_;  // after the memory its tensors lie in
   detail::Writer writer_;
   Workplace place_;
@@ -76,17 +82,21 @@ class Worker {
   std::uint32_t rung_ = 0;          // the controller's parking we have rung for
 };
 
-Worker::Worker(shm::Segment requests, shm::Segment responses, shm::Segment arena)
+Worker::Worker(shm::Segment requests, shm::Segment responses, shm::Segment arena,
+               std::vector<shm::Segment> group_files)
     : request_file_(std::move(requests)),
       response_file_(std::move(responses)),
       arena_(std::move(arena)),
+      backend_(gpu::make_host_backend()),
+      pinned_arena_(backend_->pin({arena_.data(), arena_.size()}).value()),
       in_(reinterpret_cast<const shm::RequestFile*>(request_file_.data())),
       out_(reinterpret_cast<shm::ResponseFile*>(response_file_.data())),
       requests_(in_->requests, shm::kWindow, in_->requests_tail, out_->requests_head),
       responses_(out_->responses, shm::kWindow, out_->responses_tail, in_->responses_head),
       answers_(response_file_, in_->releases, in_->releases_tail, out_->releases_head),
       outbox_(responses_, answers_),
-      place_{*in_, arena_, outbox_, writer_} {
+      group_(std::move(group_files), in_->identity, in_->header.incarnation),
+      place_{*in_, arena_, outbox_, writer_, group_, *backend_} {
   out_->header = shm::make_header(response_file_.size(), in_->header.incarnation);
   add_execution();
 }
@@ -182,6 +192,7 @@ bool Worker::publish(bool restart, std::uint32_t taken) {
 bool Worker::set_up(const shm::RequestSlot& request) {
   RequestSource source(arena_);
   shm::ResponseSlot& slot = outbox_.claim(request);
+  group_.begin(request.lockstep);
   out_->started.position.store(requests_.position() + 1, std::memory_order_release);
   bool up = false;
   if (source.holds(request)) {
@@ -307,6 +318,8 @@ int run_worker(int argc, char** argv) {
   const auto* file = reinterpret_cast<const shm::RequestFile*>(requests->data());
   if (const auto wrong = shm::invalid(file->header, requests->size()); !wrong.empty())
     return refuse("request file: " + wrong);
+  auto group_files = attach_group_files(kGroupFd, file->identity);
+  if (!group_files) return refuse(group_files.error().what());
   responses->prefault(shm::kAnswersOffset, shm::Access::read_write);
   if (const int cpu = file->identity.cpu; cpu >= 0) {
     cpu_set_t set;
@@ -315,11 +328,14 @@ int run_worker(int argc, char** argv) {
     if (::sched_setaffinity(0, sizeof(set), &set) != 0)
       std::fprintf(stderr, "forge-worker: cannot pin to core %d\n", cpu);
   }
-  return serve(std::move(*requests), std::move(*responses), std::move(*arena));
+  return serve(std::move(*requests), std::move(*responses), std::move(*arena),
+               std::move(*group_files));
 }
 
-int serve(shm::Segment requests, shm::Segment responses, shm::Segment arena) {
-  Worker worker(std::move(requests), std::move(responses), std::move(arena));
+int serve(shm::Segment requests, shm::Segment responses, shm::Segment arena,
+          std::vector<shm::Segment> group_files) {
+  Worker worker(std::move(requests), std::move(responses), std::move(arena),
+                std::move(group_files));
   return worker.run();
 }
 

@@ -2,6 +2,8 @@
 // answers.
 #pragma once
 
+#include <vector>
+
 #include "shm/segment.h"
 
 namespace forge::replicas {
@@ -15,14 +17,16 @@ bool wants_worker(int argc, char** argv);
 int run_worker(int argc, char** argv);
 
 /// The loop itself: serves until a stop request and returns the exit status. Tests run it as a
-/// thread.
-int serve(shm::Segment requests, shm::Segment responses, shm::Segment arena);
+/// thread. `group_files` of all ranks; none if there is only one.
+int serve(shm::Segment requests, shm::Segment responses, shm::Segment arena,
+          std::vector<shm::Segment> group_files = {});
 
 /// Descriptors of a worker, fixed.
 inline constexpr int kRequestFd = 3;
 inline constexpr int kResponseFd = 4;
 inline constexpr int kArenaFd = 5;
 inline constexpr int kEventFd = 6;
+inline constexpr int kGroupFd = 7;  ///< of rank 0; those of the other ranks follow
 inline constexpr const char* kWorkerFlag = "--forge-worker";
 
 }  // namespace forge::replicas

@@ -56,8 +56,8 @@ struct alignas(64) RequestSlot {
                         ///< have 0
   std::uint16_t attempt;
   RequestKind kind;
-  std::uint8_t flags;  ///< kTimed, kRestartOnError
-  std::uint8_t reserved[8];
+  std::uint8_t flags;      ///< kTimed, kRestartOnError
+  std::uint64_t lockstep;  ///< numbers a replica's calls to all ranks, from 1; 0: to one alone
 };
 
 /// RequestSlot::flags: the controller wants to know when it ran (Stamp).
@@ -197,6 +197,7 @@ inline constexpr std::size_t kArenaBlocksOffset = page_up(sizeof(ArenaHeader));
 static_assert(sizeof(RequestSlot) == 64 && alignof(RequestSlot) == 64);
 static_assert(offsetof(RequestSlot, block) == 8 && offsetof(RequestSlot, head_size) == 24);
 static_assert(offsetof(RequestSlot, deadline_ns) == 32 && offsetof(RequestSlot, kind) == 54);
+static_assert(offsetof(RequestSlot, lockstep) == 56);
 static_assert(sizeof(ResponseSlot) == 128 && offsetof(ResponseSlot, answer) == 32);
 static_assert(sizeof(FileHeader) == 32 && sizeof(WorkerIdentity) == 24);
 static_assert(offsetof(RequestFile, requests_tail) == 128 &&

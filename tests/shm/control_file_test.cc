@@ -56,8 +56,8 @@ TEST(FileHeader, SaysWhatIsWrongWithIt) {
 
 /// If this fails, raise kLayoutVersion and write the new offsets here: worker and library of two
 /// builds must not take one layout for the other.
-TEST(Layout, OfVersionOneIsThis) {
-  ASSERT_EQ(kLayoutVersion, 1u);
+TEST(Layout, OfVersionTwoIsThis) {
+  ASSERT_EQ(kLayoutVersion, 2u);
   EXPECT_EQ(kWindow, 256u);
   EXPECT_EQ(kReleases, 1024u);
   EXPECT_EQ(
@@ -65,23 +65,24 @@ TEST(Layout, OfVersionOneIsThis) {
                OFFSET(FileHeader, file_size), OFFSET(FileHeader, incarnation)}),
       (Offsets{
           {"magic", 0}, {"version", 8}, {"window", 12}, {"file_size", 16}, {"incarnation", 24}}));
-  EXPECT_EQ(
-      (Offsets{OFFSET(RequestSlot, id), OFFSET(RequestSlot, block), OFFSET(RequestSlot, block_size),
-               OFFSET(RequestSlot, head_size), OFFSET(RequestSlot, client),
-               OFFSET(RequestSlot, endpoint), OFFSET(RequestSlot, deadline_ns),
-               OFFSET(RequestSlot, session), OFFSET(RequestSlot, batch),
-               OFFSET(RequestSlot, attempt), OFFSET(RequestSlot, kind)}),
-      (Offsets{{"id", 0},
-               {"block", 8},
-               {"block_size", 16},
-               {"head_size", 24},
-               {"client", 28},
-               {"endpoint", 30},
-               {"deadline_ns", 32},
-               {"session", 40},
-               {"batch", 48},
-               {"attempt", 52},
-               {"kind", 54}}));
+  EXPECT_EQ((Offsets{OFFSET(RequestSlot, id), OFFSET(RequestSlot, block),
+                     OFFSET(RequestSlot, block_size), OFFSET(RequestSlot, head_size),
+                     OFFSET(RequestSlot, client), OFFSET(RequestSlot, endpoint),
+                     OFFSET(RequestSlot, deadline_ns), OFFSET(RequestSlot, session),
+                     OFFSET(RequestSlot, batch), OFFSET(RequestSlot, attempt),
+                     OFFSET(RequestSlot, kind), OFFSET(RequestSlot, lockstep)}),
+            (Offsets{{"id", 0},
+                     {"block", 8},
+                     {"block_size", 16},
+                     {"head_size", 24},
+                     {"client", 28},
+                     {"endpoint", 30},
+                     {"deadline_ns", 32},
+                     {"session", 40},
+                     {"batch", 48},
+                     {"attempt", 52},
+                     {"kind", 54},
+                     {"lockstep", 56}}));
   EXPECT_EQ((Offsets{OFFSET(ResponseSlot, id), OFFSET(ResponseSlot, block),
                      OFFSET(ResponseSlot, block_size), OFFSET(ResponseSlot, head_size),
                      OFFSET(ResponseSlot, attempt), OFFSET(ResponseSlot, kind),

@@ -1,6 +1,7 @@
 // ForgeActor: the base of every actor, and context(): what an actor can ask about the call it runs.
 #pragma once
 
+#include <forge/group.h>
 #include <forge/tensor.h>
 
 #include <cstddef>
@@ -25,9 +26,6 @@ class ForgeActor {
   virtual void setup();
 };
 
-/// The replica's ranks talking to each other: broadcast, all_reduce, all_gather, barrier.
-class Group;
-
 /// Where and for whom the current call runs. The worker implements it; actors reach it by
 /// `forge::context()`, in endpoints, in setup() and in constructors.
 class Context {
@@ -37,10 +35,11 @@ class Context {
   virtual int replica() const = 0;  ///< index of this replica in its service
   virtual std::uint64_t incarnation() const = 0;
   virtual const std::string& sess_id() const = 0;  ///< empty: the call has no session
-  virtual int device() const = 0;              ///< CUDA ordinal as this process sees it; -1: none
-  virtual void* stream() const;                ///< the cudaStream_t of this worker
+  virtual int device() const = 0;  ///< CUDA ordinal as this process sees it; -1: none
+  virtual void* stream() const;    ///< the cudaStream_t of this worker; NotSupported without a GPU
   virtual std::size_t batch_size() const = 0;  ///< elements of the current call
   virtual bool cancelled() const = 0;          ///< nobody waits for the answer any more
+  /// The ranks of this replica. Throws InvalidArgument in a call that was sent to this rank alone.
   virtual Group& group() const;
 
   /// A tensor in response memory: returning it copies nothing. Outside a call it is plain memory.

@@ -1,0 +1,86 @@
+#include "replicas/rank_group.h"
+
+#include <forge/error.h>
+
+#include <string>
+#include <utility>
+
+namespace forge::replicas {
+namespace {
+
+/// A replica of one rank has no file; its group copies through a small one of its own.
+constexpr std::size_t kOwnFileSize = gpu::Group::file_size(std::size_t{16} * 1024);
+
+Status sent_to_one_rank() {
+  return {ErrorCode::invalid_argument,
+          "forge::context().group(): this call was sent to one rank alone (choose()); collectives "
+          "need all ranks, so use call() or route()"};
+}
+
+}  // namespace
+
+Result<std::vector<shm::Segment>> attach_group_files(int first, const shm::WorkerIdentity& worker) {
+  std::vector<shm::Segment> files;
+  if (worker.procs == 1) return files;
+  for (std::uint32_t rank = 0; rank < worker.procs; ++rank) {
+    const bool ours = rank == worker.rank;
+    auto file = shm::Segment::attach(shm::FileDescriptor(first + static_cast<int>(rank)),
+                                     ours ? shm::Access::read_write : shm::Access::read_only);
+    if (!file) return file.error_ptr();
+    if (file->size() != kGroupFileSize) {
+      return make_error(
+          {ErrorCode::invalid_argument, "the group file of rank " + std::to_string(rank) + " has " +
+                                            std::to_string(file->size()) + " bytes instead of " +
+                                            std::to_string(kGroupFileSize) +
+                                            "; use library and forge-worker of one build"});
+    }
+    if (!ours) file->close_fd();  // ours is needed to reserve memory
+    files.push_back(std::move(*file));
+  }
+  return files;
+}
+
+RankGroup::RankGroup(std::vector<shm::Segment> files, const shm::WorkerIdentity& worker,
+                     std::uint64_t incarnation)
+    : files_(std::move(files)), worker_(worker), incarnation_(incarnation) {}
+
+forge::Group& RankGroup::get() {
+  if (worker_.procs > 1 && call_ == 0) throw_status(sent_to_one_rank());
+  if (!group_) {
+    make();
+    enter();
+  }
+  return *group_;
+}
+
+void RankGroup::make() {
+  if (worker_.procs == 1 && files_.empty()) {
+    files_.push_back(shm::Segment::create({.name = "forge:group",
+                                           .size = kOwnFileSize,
+                                           .reserved = kOwnFileSize,
+                                           .writer = shm::Writer::creator})
+                         .value());
+  }
+  shm::Segment& mine = files_.at(worker_.rank);
+  if (!mine.reserve(mine.size())) {
+    throw Unavailable("forge::context().group(): no shared memory is left for the " +
+                      std::to_string(mine.size()) + " bytes that a rank's collectives go through");
+  }
+  mine.close_fd();
+  group_ = gpu::Group::create({.rank = static_cast<int>(worker_.rank),
+                               .files = std::move(files_),
+                               .incarnation = incarnation_,
+                               .wait = static_cast<Wait>(worker_.wait)})
+               .value();
+}
+
+void RankGroup::enter() {
+  if (worker_.procs == 1) return;  // nobody could be in another call
+  if (call_ != 0) {
+    group_->begin(call_);
+  } else {
+    group_->leave(sent_to_one_rank());  // the actor may have kept the reference
+  }
+}
+
+}  // namespace forge::replicas

@@ -1,0 +1,51 @@
+// The group of one worker: which files it lies in, and which call of the actor it is in.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+#include "gpu/group.h"
+#include "shm/control_file.h"
+#include "shm/segment.h"
+
+namespace forge::replicas {
+
+/// A rank's file of one incarnation. The controller makes it, and reserves the part that others
+/// read before its rank has come; the rank reserves the rest, if it ever uses the group.
+inline constexpr std::size_t kGroupFileSize = gpu::Group::file_size(std::size_t{256} * 1024);
+inline constexpr std::size_t kGroupFileReserved = gpu::kGroupDataOffset;
+
+/// The files of all ranks, as they were handed down on descriptors `first`, `first` + 1, …
+Result<std::vector<shm::Segment>> attach_group_files(int first, const shm::WorkerIdentity& worker);
+
+class RankGroup {
+ public:
+  /// `files` of all ranks; none if there is only one.
+  RankGroup(std::vector<shm::Segment> files, const shm::WorkerIdentity& worker,
+            std::uint64_t incarnation);
+
+  /// A call of the actor begins. `number` grows and is the same in all ranks; 0: it was sent to
+  /// this rank alone.
+  void begin(std::uint64_t number) {
+    call_ = number;
+    if (group_) enter();
+  }
+
+  /// Made when it is first asked for. Throws InvalidArgument in a call that was sent to this rank
+  /// alone, and Unavailable if there is no memory.
+  forge::Group& get();
+
+ private:
+  void make();
+  void enter();
+
+  std::vector<shm::Segment> files_;  // until the group has them
+  const shm::WorkerIdentity worker_;
+  const std::uint64_t incarnation_;
+  std::uint64_t call_ = 0;
+  std::unique_ptr<gpu::Group> group_;
+};
+
+}  // namespace forge::replicas

@@ -1,0 +1,385 @@
+// context().group(): what the ranks of a replica tell each other, across deaths and mistakes. The
+// actor is linked in, so that ranks can behave differently.
+#include <forge/plugin.h>
+#include <gmock/gmock.h>
+
+#include <algorithm>
+#include <chrono>
+#include <cstring>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "tests/e2e/support.h"
+
+namespace {
+
+using Numbers = std::vector<std::int64_t>;
+
+std::int64_t now_ns() { return std::chrono::steady_clock::now().time_since_epoch().count(); }
+
+class Together : public forge::ForgeActor {
+ public:
+  Together() { forge::context().group().barrier(); }
+  /// All ranks learn of all, and the actor keeps the group.
+  void setup() override {
+    group_ = &forge::context().group();
+    std::int64_t mine = 100 + forge::context().rank();
+    met_.resize(static_cast<std::size_t>(group_->procs()));
+    group_->all_gather(std::as_bytes(std::span(&mine, 1)), std::as_writable_bytes(std::span(met_)));
+  }
+  Numbers met_in_setup() const { return met_; }
+  Numbers who() const {
+    const forge::Group& group = forge::context().group();
+    return {group.rank(), group.procs()};
+  }
+
+  /// Of numbers that differ by rank and do not add up exactly.
+  forge::Tensor reduce(std::int64_t count, std::int64_t reduction) const {
+    forge::Tensor tensor(forge::DType::f32, {count});
+    const int rank = forge::context().rank();
+    std::int64_t i = 0;
+    for (float& value : tensor.span<float>()) value = element(rank, i++);
+    forge::context().group().all_reduce(tensor, static_cast<forge::Reduction>(reduction));
+    return tensor;
+  }
+  static float element(int rank, std::int64_t i) {
+    return static_cast<float>((rank * 7 + i * 13) % 1001) / 3.0F * (rank % 2 == 0 ? 1.0F : -1e-3F);
+  }
+  std::int64_t sum(std::int64_t value) const {
+    std::int64_t total = value + forge::context().rank();
+    forge::context().group().all_reduce(std::span(&total, 1), forge::Reduction::sum);
+    return total;
+  }
+  /// One call after the other, one collective after the other.
+  Numbers sums(const Numbers& values) const {
+    Numbers result;
+    for (const std::int64_t value : values) result.push_back(sum(value));
+    return result;
+  }
+  forge::Bytes broadcast(std::int64_t size, std::int64_t root) const {
+    const int rank = forge::context().rank();
+    forge::Bytes bytes(static_cast<std::size_t>(size), static_cast<std::byte>(rank + 1));
+    forge::context().group().broadcast(bytes, static_cast<int>(root));
+    return bytes;
+  }
+  /// The argument is read-only in every rank, which is good enough for the root.
+  forge::Tensor broadcast_tensor(const forge::Tensor& tensor) const {
+    forge::Tensor mine = tensor;
+    if (forge::context().rank() != 0)
+      mine = forge::Tensor(tensor.dtype(), {tensor.shape().begin(), tensor.shape().end()});
+    forge::context().group().broadcast(mine, 0);
+    return mine;
+  }
+  forge::Tensor gather(std::int64_t count) const {
+    forge::Tensor tensor(forge::DType::i64, {count});
+    std::ranges::fill(tensor.span<std::int64_t>(), forge::context().rank());
+    return forge::context().group().all_gather(tensor);
+  }
+  /// The last rank is late. When this rank came to the barrier, and when it left.
+  std::pair<std::int64_t, std::int64_t> barrier() const {
+    auto& context = forge::context();
+    if (context.rank() == context.procs() - 1)
+      std::this_thread::sleep_for(std::chrono::milliseconds(50));
+    const std::int64_t before = now_ns();
+    context.group().barrier();
+    return {before, now_ns()};
+  }
+
+  /// Rank 0 does something else.
+  void differ() const {
+    std::vector<std::byte> bytes(8);
+    if (forge::context().rank() == 0) {
+      forge::context().group().barrier();
+    } else {
+      forge::context().group().broadcast(bytes, 0);
+    }
+  }
+  /// The last rank takes no part.
+  void skip() const {
+    if (forge::context().rank() != forge::context().procs() - 1) forge::context().group().barrier();
+  }
+  /// The last rank stays away, and never comes back. The others are in the middle of something long.
+  void hang() const {
+    std::vector<std::byte> bytes(1 << 20);
+    forge::context().group().broadcast(bytes, 0);
+    if (forge::context().rank() == forge::context().procs() - 1)
+      std::this_thread::sleep_for(std::chrono::hours(1));
+    forge::context().group().broadcast(bytes, 0);
+  }
+  std::int64_t by_kept_reference() {
+    group_->barrier();
+    return group_->procs();
+  }
+  std::int64_t pid() const { return ::getpid(); }
+
+ private:
+  forge::Group* group_ = nullptr;
+  Numbers met_;
+};
+
+/// The group is made by the first call that wants it.
+class Late : public forge::ForgeActor {
+ public:
+  std::int64_t plain() const { return 1; }
+  std::int64_t met() const {
+    std::int64_t ranks = 1;
+    forge::context().group().all_reduce(std::span(&ranks, 1), forge::Reduction::sum);
+    return ranks;
+  }
+  std::string stream() const {
+    try {
+      return forge::context().stream() == nullptr ? "null" : "a stream";
+    } catch (const forge::NotSupported& error) {
+      return error.what();
+    }
+  }
+};
+
+}  // namespace
+
+FORGE_PLUGIN(m) {
+  m.actor<Together>("Together", "Ranks that talk to each other.")
+      .endpoint("met_in_setup", &Together::met_in_setup)
+      .endpoint("who", &Together::who)
+      .endpoint("reduce", &Together::reduce)
+      .endpoint("sum", &Together::sum)
+      .batched_endpoint("sums", &Together::sums,
+                        {.batch_size = 4, .batch_timeout = std::chrono::milliseconds(20)})
+      .endpoint("broadcast", &Together::broadcast)
+      .endpoint("broadcast_tensor", &Together::broadcast_tensor)
+      .endpoint("gather", &Together::gather)
+      .endpoint("barrier", &Together::barrier)
+      .endpoint("differ", &Together::differ)
+      .endpoint("skip", &Together::skip)
+      .endpoint("hang", &Together::hang)
+      .endpoint("by_kept_reference", &Together::by_kept_reference)
+      .endpoint("pid", &Together::pid);
+  m.actor<Late>("Late", "Ranks that talk late, or never.")
+      .endpoint("plain", &Late::plain)
+      .endpoint("met", &Late::met)
+      .endpoint("stream", &Late::stream);
+}
+
+namespace forge::e2e {
+namespace {
+
+using ::testing::AllOf;
+using ::testing::AnyOf;
+using ::testing::Each;
+using ::testing::HasSubstr;
+
+class Groups : public ::testing::TestWithParam<int> {
+ protected:
+  Service start(const std::string& actor = "Together") {
+    return actors_.actor(actor)
+        .options({.procs = GetParam(),
+                  .return_first_rank_result = false,
+                  .name = "ranks",
+                  .restart = restart_at_once()})
+        .as_service();
+  }
+  template <class T, class... Args>
+  std::vector<T> of_all(const Service& service, const char* endpoint, const Args&... args) {
+    const auto answers = value_of(service.endpoint<ValueMesh<T>(Args...)>(endpoint).route(args...));
+    std::vector<T> result;
+    for (const auto& [rank, answer] : answers) result.push_back(answer);
+    EXPECT_EQ(result.size(), static_cast<std::size_t>(GetParam()));
+    return result;
+  }
+
+  Controller controller_{quiet()};
+  Plugin actors_ = controller_.self();
+};
+INSTANTIATE_TEST_SUITE_P(Procs, Groups, ::testing::Values(1, 2, 4));
+
+TEST_P(Groups, RanksMeetInSetupAndInCalls) {
+  const Service service = start();
+  Numbers all;
+  for (int rank = 0; rank < GetParam(); ++rank) all.push_back(100 + rank);
+  EXPECT_THAT(of_all<Numbers>(service, "met_in_setup"), Each(all));
+  for (int rank = 0; const Numbers& who : of_all<Numbers>(service, "who"))
+    EXPECT_EQ(who, (Numbers{rank++, GetParam()}));
+  const std::int64_t ranks = GetParam() * (GetParam() - 1) / 2;
+  for (std::int64_t i = 0; i < 200; ++i) {
+    EXPECT_THAT(of_all<std::int64_t>(service, "sum", i), Each(i * GetParam() + ranks));
+  }
+}
+
+TEST_P(Groups, FloatsAreReducedToTheSameBitsEverywhere) {
+  const Service service = start();
+  for (const std::int64_t count : {1, 1000, 200'000}) {  // the last takes several chunks
+    for (const Reduction reduction : {Reduction::sum, Reduction::max}) {
+      std::vector<float> expected;
+      for (std::int64_t i = 0; i < count; ++i) {
+        float value = Together::element(0, i);
+        for (int rank = 1; rank < GetParam(); ++rank) {
+          const float other = Together::element(rank, i);
+          value = reduction == Reduction::sum ? value + other : std::max(value, other);
+        }
+        expected.push_back(value);
+      }
+      const auto results =
+          of_all<Tensor>(service, "reduce", count, static_cast<std::int64_t>(reduction));
+      for (const Tensor& result : results) {
+        ASSERT_EQ(result.bytes().size(), expected.size() * sizeof(float));
+        EXPECT_EQ(std::memcmp(result.bytes().data(), expected.data(), result.bytes().size()), 0);
+      }
+    }
+  }
+}
+
+TEST_P(Groups, BroadcastCopiesTheRootsBytes) {
+  const Service service = start();
+  for (std::int64_t root = 0; root < GetParam(); ++root) {
+    for (const std::int64_t size : {0, 1, 1'000'000}) {
+      const Bytes expected(static_cast<std::size_t>(size), static_cast<std::byte>(root + 1));
+      EXPECT_THAT(of_all<Bytes>(service, "broadcast", size, root), Each(expected));
+    }
+  }
+  Tensor tensor(DType::f64, {3, 5});
+  for (double i = 0; double& value : tensor.span<double>()) value = ++i;
+  for (const Tensor& result : of_all<Tensor>(service, "broadcast_tensor", tensor)) {
+    EXPECT_TRUE(std::ranges::equal(result.span<const double>(),
+                                   std::as_const(tensor).span<const double>()));
+  }
+}
+
+TEST_P(Groups, AllGatherStacksTheRanks) {
+  const Service service = start();
+  for (const std::int64_t count : {1, 100'000}) {
+    for (const Tensor& all : of_all<Tensor>(service, "gather", count)) {
+      ASSERT_EQ((std::vector<std::int64_t>(all.shape().begin(), all.shape().end())),
+                (std::vector<std::int64_t>{GetParam(), count}));
+      for (std::int64_t i = 0; const std::int64_t value : all.span<const std::int64_t>())
+        ASSERT_EQ(value, i++ / count);
+    }
+  }
+}
+
+TEST_P(Groups, NobodyLeavesABarrierBeforeAllHaveCome) {
+  const Service service = start();
+  for (int round = 0; round < 3; ++round) {
+    std::int64_t last_came = 0;
+    std::int64_t first_left = INT64_MAX;
+    for (const auto& [came, left] :
+         of_all<std::pair<std::int64_t, std::int64_t>>(service, "barrier")) {
+      last_came = std::max(last_came, came);
+      first_left = std::min(first_left, left);
+    }
+    EXPECT_GE(first_left, last_came);
+  }
+}
+
+TEST_P(Groups, BatchesAreOneCall) {
+  const Service service = start();
+  const auto sum = service.endpoint<ValueMesh<std::int64_t>(std::int64_t)>("sums");
+  std::vector<Future<ValueMesh<std::int64_t>>> futures;
+  for (std::int64_t i = 0; i < 50; ++i) futures.push_back(sum.route(i));
+  const std::int64_t ranks = GetParam() * (GetParam() - 1) / 2;
+  for (std::int64_t i = 0; i < 50; ++i) {
+    for (const auto& [rank, total] : value_of(std::move(futures[static_cast<std::size_t>(i)])))
+      EXPECT_EQ(total, i * GetParam() + ranks) << rank;
+  }
+}
+
+TEST_P(Groups, AGroupMayBeWantedLateOrNever) {
+  const Service service = start("Late");
+  for (int i = 0; i < 20; ++i) EXPECT_THAT(of_all<std::int64_t>(service, "plain"), Each(1));
+  for (int i = 0; i < 20; ++i) EXPECT_THAT(of_all<std::int64_t>(service, "met"), Each(GetParam()));
+  EXPECT_THAT(of_all<std::string>(service, "stream"), Each(HasSubstr("no CUDA stream")));
+}
+
+class Alone : public Groups {};
+INSTANTIATE_TEST_SUITE_P(Procs, Alone, ::testing::Values(1));
+
+TEST_P(Alone, ACallToOneRankIsACallToAll) {
+  const ActorMesh mesh = actors_.actor("Together").as_actor();
+  EXPECT_EQ(value_of(mesh.endpoint<std::int64_t(std::int64_t)>("sum").choose(5)), 5);
+  EXPECT_EQ(value_of(mesh.endpoint<std::int64_t()>("by_kept_reference").choose()), 1);
+}
+
+class Several : public Groups {};
+INSTANTIATE_TEST_SUITE_P(Procs, Several, ::testing::Values(2, 4));
+
+TEST_P(Several, CollectivesThatDifferFailAndTheNextCallIsFine) {
+  const Service service = start();
+  for (int i = 0; i < 5; ++i) {
+    EXPECT_THAT(error_of<ActorError>(service.endpoint<void()>("differ").route()),
+                AllOf(HasSubstr("InvalidArgument"), HasSubstr("barrier"), HasSubstr("broadcast")));
+    of_all<std::int64_t>(service, "sum", std::int64_t{1});
+  }
+}
+
+TEST_P(Several, ARankThatGoesOnIsNotWaitedFor) {
+  const Service service = start();
+  auto skipped = service.endpoint<void()>("skip").route();
+  auto sum = service.endpoint<ValueMesh<std::int64_t>(std::int64_t)>("sum").route(1);
+  EXPECT_THAT(
+      error_of<ActorError>(std::move(skipped)),
+      AllOf(HasSubstr("InvalidArgument"), AnyOf(HasSubstr("gone on to another call"),
+                                                HasSubstr("because the ranks' calls differ"))));
+  EXPECT_EQ(value_of(std::move(sum)).size(), static_cast<std::size_t>(GetParam()));
+}
+
+TEST_P(Several, ADeathInTheMiddleEndsTheCallAndTheNextLifeMeetsAgain) {
+  const Footprint before = Footprint::now();
+  {
+    const Service service = start();
+    for (std::uint64_t life = 1; life <= 5; ++life) {
+      auto hangs = service.endpoint<void()>("hang").route();
+      EXPECT_FALSE(hangs.wait_for(20ms));
+      const auto pids = pids_of(service);
+      ASSERT_EQ(pids.size(), static_cast<std::size_t>(GetParam()));
+      // A rank that waits, or the one that is waited for.
+      kill_and_wait(pids.at(life % 2 == 0 ? 0 : pids.size() - 1));
+      EXPECT_EQ(outcome(await(std::move(hangs))), "worker_lost");
+      ASSERT_TRUE(wait_restarted(service, 0, life));
+      of_all<Tensor>(service, "gather", std::int64_t{100'000});
+      of_all<std::int64_t>(service, "sum", std::int64_t{1});
+    }
+  }
+  EXPECT_TRUE(returns_to(before));
+}
+
+TEST_P(Several, ACallToOneRankHasNoGroup) {
+  ActorMesh mesh = actors_.actor("Together").options({.procs = GetParam()}).as_actor();
+  const auto sum = mesh.endpoint<std::int64_t(std::int64_t)>("sum");
+  const auto kept = mesh.endpoint<std::int64_t()>("by_kept_reference");
+  for (int i = 0; i < 5; ++i) {
+    EXPECT_THAT(error_of<ActorError>(sum.choose(1)),
+                AllOf(HasSubstr("InvalidArgument"), HasSubstr("choose()")));
+    EXPECT_THAT(error_of<ActorError>(kept.choose()),
+                AllOf(HasSubstr("InvalidArgument"), HasSubstr("choose()")));
+    // The ranks' rings stand at different positions now.
+    for (const auto& [rank, total] : value_of(sum.call(1)))
+      EXPECT_EQ(total, GetParam() + GetParam() * (GetParam() - 1) / 2) << rank;
+    EXPECT_EQ(value_of(kept.call()).size(), static_cast<std::size_t>(GetParam()));
+  }
+}
+
+TEST_P(Several, OneServiceDoesNotHearTheOther) {
+  const Service one = start();
+  const Service two = start();
+  const auto sum_of = [](const Service& service) {
+    return service.endpoint<ValueMesh<std::int64_t>(std::int64_t)>("sum");
+  };
+  std::vector<Future<ValueMesh<std::int64_t>>> ones;
+  std::vector<Future<ValueMesh<std::int64_t>>> twos;
+  for (int i = 0; i < 100; ++i) {
+    ones.push_back(sum_of(one).route(1));
+    twos.push_back(sum_of(two).route(1000));
+  }
+  const std::int64_t ranks = GetParam() * (GetParam() - 1) / 2;
+  for (auto& future : ones) EXPECT_EQ(value_of(std::move(future)).at(0), GetParam() + ranks);
+  for (auto& future : twos) EXPECT_EQ(value_of(std::move(future)).at(0), 1000 * GetParam() + ranks);
+}
+
+}  // namespace
+}  // namespace forge::e2e
+
+int main(int argc, char** argv) {
+  forge::init(argc, argv);  // workers are this same program
+  ::testing::InitGoogleMock(&argc, argv);
+  return RUN_ALL_TESTS();
+}
