@@ -11,6 +11,11 @@
 namespace forge::core {
 namespace {
 
+/// While there are calls, the engine thread looks after the engine this often; oftener where
+/// exec_timeout is short.
+constexpr std::chrono::milliseconds kPulse{100};
+constexpr std::chrono::milliseconds kFastestPulse{1};
+
 /// Copies larger than this are made without the lock.
 constexpr std::size_t kCopyUnlocked = 16 * 1024;
 
@@ -34,6 +39,12 @@ Result<std::shared_ptr<Engine>> Engine::create(std::shared_ptr<Host> host, Launc
         engine->procs_ == 1 &&
         std::any_of(engine->actor_->endpoints.begin(), engine->actor_->endpoints.end(),
                     [](const auto& endpoint) { return endpoint.coroutine; });
+    for (const auto& endpoint : engine->actor_->endpoints) {
+      if (const auto& limit = endpoint.options.exec_timeout) {
+        engine->pulse_period_ = std::min(
+            engine->pulse_period_, std::max<std::chrono::nanoseconds>(*limit / 4, kFastestPulse));
+      }
+    }
     engine->endpoint_metrics_.resize(engine->actor_->endpoints.size());
     engine->forming_ = std::vector<Forming>(engine->actor_->endpoints.size());
     engine->routers_ = engine->host_->make_routers(*engine->actor_, engine->launch_.options);
@@ -49,6 +60,7 @@ Engine::Engine(std::shared_ptr<Host> host, Launch launch, std::shared_ptr<Arena>
       timeline_(static_cast<std::size_t>(launch_.mesh ? 1 : launch_.options.num_replicas)) {
   const int replicas = launch_.mesh ? 1 : launch_.options.num_replicas;
   stale_.reserve(static_cast<std::size_t>(replicas));
+  pulse_period_ = kPulse;
   for (int i = 0; i < replicas; ++i) {
     units_.push_back(std::make_unique<Unit>());
     units_.back()->idx = static_cast<std::uint32_t>(i);

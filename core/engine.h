@@ -152,6 +152,7 @@ class Engine final : public detail::Driver, public std::enable_shared_from_this<
     bool answered = false;  // this incarnation has answered a call
     bool fenced = false;    // its ranks are being killed by us
     std::string failure;    // why it is not there
+    std::string verdict;    // why we kill it, if we do
     // Of the incarnation that is dying:
     Status setup_error;
     std::string first_exit;
@@ -226,6 +227,8 @@ class Engine final : public detail::Driver, public std::enable_shared_from_this<
   void begin_pulse();
   void pulse(SteadyTime now);
   std::uint64_t roll(SteadyTime now);
+  void watch_executions(std::chrono::nanoseconds elapsed);
+  bool overran(Unit& unit, replicas::Entry& entry, std::chrono::nanoseconds elapsed);
   void count(Unit& unit, bool success);
   void time_begins(replicas::Entry& entry);
   void time_ends(Unit& unit, const replicas::Entry& entry, const shm::ResponseSlot& slot);
@@ -321,6 +324,7 @@ class Engine final : public detail::Driver, public std::enable_shared_from_this<
   Timeline timeline_;                              // [lock]
   std::vector<EndpointMetrics> endpoint_metrics_;  // [lock] by endpoint
   SteadyTime born_ = SteadyClock::now();           // [lock] when it began to serve
+  std::chrono::nanoseconds pulse_period_{};        // constant
   SteadyTime next_pulse_ = SteadyTime::max();      // [lock] never, while nothing happens
   std::uint32_t stride_ = 1;                       // [lock] how often a call is timed
   std::uint32_t until_timed_ = 1;                  // [lock]

@@ -7,8 +7,8 @@
 namespace forge::core {
 namespace {
 
-/// While there are calls, the engine thread looks after the engine this often.
-constexpr std::chrono::milliseconds kPulse{100};
+/// A call that runs longer than this, without a limit of its own, is worth a line in the log.
+constexpr std::chrono::seconds kLong{60};
 /// Beyond this many requests a second, only every kStride-th is timed.
 constexpr double kTimeAll = 20'000;
 constexpr std::uint32_t kStride = 16;
@@ -25,22 +25,63 @@ void Engine::begin_pulse() {
   const auto now = SteadyClock::now();
   timeline_.resume(now);
   stride_ = until_timed_ = 1;
-  next_pulse_ = now + kPulse;
+  next_pulse_ = now + pulse_period_;
   arm(next_pulse_);
 }
 
 void Engine::pulse(SteadyTime now) {
   if (next_pulse_ == SteadyTime::max()) return;
   if (now >= next_pulse_) {
+    // Our own pauses are nobody's execution time.
+    watch_executions(
+        std::min<std::chrono::nanoseconds>(now - next_pulse_ + pulse_period_, 2 * pulse_period_));
     const std::uint64_t requests = roll(now);
-    stride_ =
-        static_cast<double>(requests) > kTimeAll * std::chrono::duration<double>(kPulse).count()
-            ? kStride
-            : 1;
+    const double seconds = std::chrono::duration<double>(pulse_period_).count();
+    stride_ = static_cast<double>(requests) > kTimeAll * seconds ? kStride : 1;
     const bool quiet = requests == 0 && ledger_.open_entries() == 0;
-    next_pulse_ = quiet ? SteadyTime::max() : now + kPulse;
+    next_pulse_ = quiet ? SteadyTime::max() : now + pulse_period_;
   }
   if (next_pulse_ != SteadyTime::max()) arm(next_pulse_);
+}
+
+/// Kills workers whose calls run longer than exec_timeout.
+void Engine::watch_executions(std::chrono::nanoseconds elapsed) {
+  for (const auto& unit : units_) {
+    if (unit->state != ReplicaState::healthy || unit->fenced) continue;
+    replicas::Entry* late = nullptr;
+    for (replicas::Entry& entry : unit->in_flight) {
+      if (overran(*unit, entry, elapsed)) late = &entry;
+    }
+    if (late == nullptr) continue;
+    const shm::RequestId id = late->slot.id;
+    drain();  // it may have answered by now
+    if (ledger_.find(id) != late || unit->fenced) continue;
+    unit->verdict = endpoint_name(late->slot.endpoint) + " had run longer than its exec_timeout";
+    host_->log(LogLevel::warning, where(*late) + " has run for " +
+                                      std::to_string(late->running_ns / 1'000'000) +
+                                      " ms, longer than its exec_timeout; its worker is killed and "
+                                      "replaced");
+    fence(*unit);
+  }
+}
+
+bool Engine::overran(Unit& unit, replicas::Entry& entry, std::chrono::nanoseconds elapsed) {
+  if (!was_started(unit, entry) || entry.slot.kind != shm::RequestKind::call) return false;
+  if (entry.running_ns < 0) {
+    entry.running_ns = 0;
+    return false;
+  }
+  const auto& limit = actor_->endpoints[entry.slot.endpoint].options.exec_timeout;
+  const std::int64_t before = entry.running_ns;
+  entry.running_ns += elapsed.count();
+  if (limit) return entry.running_ns > limit->count();
+  const std::int64_t warn_at = std::chrono::nanoseconds(kLong).count();
+  if (before < warn_at && entry.running_ns >= warn_at) {
+    host_->log(LogLevel::warning, where(entry) +
+                                      " has been running for a minute; give the endpoint an "
+                                      "exec_timeout if it should be killed for that");
+  }
+  return false;
 }
 
 std::uint64_t Engine::roll(SteadyTime now) {

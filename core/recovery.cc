@@ -38,9 +38,10 @@ void Engine::on_exit(Unit& unit, std::uint64_t incarnation, std::uint32_t rank,
   if (unit.incarnation != incarnation) return;
   rank_gone(unit, rank);
   if (unit.first_exit.empty()) {
-    unit.first_exit = "rank " + std::to_string(rank) + " (pid " +
-                      std::to_string(unit.ranks[rank].process.pid) + ") " +
-                      replicas::describe(exit);
+    unit.first_exit =
+        "rank " + std::to_string(rank) + " (pid " + std::to_string(unit.ranks[rank].process.pid) +
+        ") " +
+        (unit.verdict.empty() ? replicas::describe(exit) : "was killed because " + unit.verdict);
     unit.killed_from_outside =
         exit.kind == replicas::ExitInfo::Kind::signaled && exit.value == SIGKILL && !unit.fenced;
     unit.failed_rank = rank;
@@ -242,6 +243,7 @@ void Engine::schedule_restart(Unit& unit, const replicas::Death& death) {
 
 void Engine::reset_life(Unit& unit) {
   unit.first_exit.clear();
+  unit.verdict.clear();
   unit.setup_error = {};
   unit.fenced = unit.killed_from_outside = unit.was_healthy = false;
 }

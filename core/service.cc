@@ -79,7 +79,8 @@ Session::Session(std::shared_ptr<core::Engine> engine, const SessionOptions& opt
 }
 
 Session::~Session() {
-  if (detail::scope().session == this) detail::scope().session = outer_;  // else: a task that never went on
+  if (detail::scope().session == this)
+    detail::scope().session = outer_;  // else: a task that never went on
   if (!core::leaked_in_fork(engine_)) engine_->terminate_session(id_);
 }
 

@@ -70,6 +70,7 @@ void Ledger::sent(Entry& entry, std::uint32_t replica, std::uint64_t incarnation
   entry.incarnation = incarnation;
   entry.waiting = ranks;
   entry.failed = false;
+  entry.running_ns = -1;
   ++entry.slot.attempt;
   entry.positions.clear();
   entry.answered.assign(ranks, false);

@@ -49,6 +49,7 @@ struct Entry : boost::intrusive::list_base_hook<> {
   bool alone = false;                   ///< its batch failed: it goes on by itself
   bool leads = false;                   ///< other calls of its session wait for its end
   bool failed = false;                  ///< a rank has answered with an error
+  std::int64_t running_ns = -1;         ///< how long it has been seen to run; -1: not yet
   std::int64_t called_ns = 0;           ///< when its caller made it; 0: its times are not taken
   std::int64_t left_ns = 0;             ///< when its batch left; 0: it was in none
   std::int64_t sent_ns = 0;             ///< when a worker's ring took it
