@@ -18,6 +18,18 @@ struct Arena::Storage final : detail::TensorStorage {
   std::shared_ptr<Arena> arena;
 };
 
+/// One row of a slab: frozen by itself, and keeps the whole.
+struct Arena::Row final : detail::TensorStorage {
+  Row(std::shared_ptr<detail::TensorStorage> whole, std::size_t offset, std::size_t bytes)
+      : slab(std::move(whole)) {
+    data = slab->data + offset;
+    size = bytes;
+    home = slab->home;
+    home_offset = slab->home_offset + offset;
+  }
+  std::shared_ptr<detail::TensorStorage> slab;
+};
+
 Result<std::shared_ptr<Arena>> Arena::create(const std::string& name, std::size_t bytes) {
   bytes =
       std::min(bytes, std::numeric_limits<std::size_t>::max() / 2);  // more cannot be had anyway
@@ -49,6 +61,13 @@ std::optional<Tensor> Arena::allocate_tensor(DType dtype, const std::vector<std:
   const auto offset = allocate(bytes);
   if (!offset) return std::nullopt;
   return Tensor::adopt(std::make_shared<Storage>(shared_from_this(), *offset, bytes), dtype, shape);
+}
+
+Tensor Arena::row_of(const Tensor& slab, std::size_t index) {
+  const auto shape = slab.shape().subspan(1);
+  const std::size_t bytes = slab.bytes().size() / static_cast<std::size_t>(slab.shape()[0]);
+  return Tensor::adopt(std::make_shared<Row>(slab.storage(), index * bytes, bytes), slab.dtype(),
+                       shape);
 }
 
 std::size_t Arena::used() {

@@ -29,6 +29,9 @@ class Arena : public std::enable_shared_from_this<Arena> {
   std::optional<Tensor> allocate_tensor(DType dtype, const std::vector<std::int64_t>& shape,
                                         std::size_t bytes);
 
+  /// Row `index` of a tensor [n, …] of the arena: a tensor of its own that adjoins the next row.
+  static Tensor row_of(const Tensor& slab, std::size_t index);
+
   std::size_t largest() const { return pool_.largest(); }
   std::size_t used();
   int fd() const { return segment_.fd(); }
@@ -41,6 +44,7 @@ class Arena : public std::enable_shared_from_this<Arena> {
 
  private:
   struct Storage;
+  struct Row;
   explicit Arena(shm::Segment segment);
   shm::ArenaHeader& header() const { return *reinterpret_cast<shm::ArenaHeader*>(segment_.data()); }
   void take_returned();

@@ -292,6 +292,7 @@ void Engine::flush(std::size_t endpoint) {
   Refusal refusal;
   Unit* const unit = choose(entries.front(), refusal);
   if (unit == nullptr && !refusal) refusal = check_hope();
+  if (slabs_[endpoint].used) put_in_order(endpoint);
   // Endpoints that take one call at a time are only routed together.
   const bool as_one = actor_->endpoints[endpoint].kind == EndpointKind::batched;
   const std::uint64_t batch = as_one ? ++last_batch_ : 0;
@@ -315,6 +316,19 @@ void Engine::flush(std::size_t endpoint) {
     }
   }
   if (unit != nullptr) pump(*unit);
+}
+
+/// Rows in place adjoin if their calls are in the order of their rows, whoever made them first.
+void Engine::put_in_order(std::size_t endpoint) {
+  replicas::EntryList& entries = forming_[endpoint].entries;
+  const auto at = [](const replicas::Entry& entry) {
+    const auto& residents = static_cast<const Payload*>(entry.payload)->residents;
+    return residents.empty() ? nullptr : residents.front().bytes().data();
+  };
+  entries.sort([&](const auto& a, const auto& b) { return std::less<>{}(at(a), at(b)); });
+  // What comes after a batch that was not full begins with a row of its own.
+  const int full = actor_->endpoints[endpoint].options.batch_size;
+  if (entries.size() < static_cast<std::size_t>(full)) slabs_[endpoint].memory = Tensor();
 }
 
 void Engine::flush_due(SteadyTime now) {

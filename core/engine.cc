@@ -46,6 +46,7 @@ Result<std::shared_ptr<Engine>> Engine::create(std::shared_ptr<Host> host, Launc
       }
     }
     engine->endpoint_metrics_.resize(engine->actor_->endpoints.size());
+    engine->slabs_.resize(engine->actor_->endpoints.size());
     engine->forming_ = std::vector<Forming>(engine->actor_->endpoints.size());
     engine->routers_ = engine->host_->make_routers(*engine->actor_, engine->launch_.options);
   }
@@ -204,6 +205,8 @@ Refusal Engine::place(Lock& lock, detail::Writer& arguments, Payload*& payload) 
   payload->size = size;
   payload->head = static_cast<std::uint32_t>(arguments.head().size());
   payload->users = 0;
+  counters_.copied_bytes +=
+      size - std::min<std::size_t>(size, detail::align_up(payload->head, detail::kBlockAlignment));
   for (Tensor& tensor : arguments.residents()) {
     tensor.storage()->frozen.store(true, std::memory_order_relaxed);
     payload->residents.push_back(std::move(tensor));
@@ -394,6 +397,30 @@ Tensor Engine::allocate(DType dtype, const std::vector<std::int64_t>& shape) {
                        " bytes in use); drop tensors, wait for answers or raise arena_bytes");
   }
   return std::move(*tensor);
+}
+
+Tensor Engine::allocate_row(std::uint16_t endpoint, DType dtype,
+                            const std::vector<std::int64_t>& shape) {
+  require_no_fork();
+  const std::size_t row = detail::byte_size(dtype, shape);
+  std::vector<std::int64_t> whole{actor_->endpoints[endpoint].options.batch_size};
+  whole.insert(whole.end(), shape.begin(), shape.end());
+  if (whole.size() <= Tensor::kMaxDims && whole.front() > 1 && row != 0) {
+    const Lock lock(mutex_);
+    Slab& slab = slabs_[endpoint];
+    const auto rows = static_cast<std::size_t>(whole.front());
+    if (state_ == State::serving && (slab.next == rows || slab.memory.dtype() != dtype ||
+                                     !std::ranges::equal(slab.memory.shape(), whole))) {
+      slab.memory =
+          arena_->allocate_tensor(dtype, whole, detail::byte_size(dtype, whole)).value_or(Tensor());
+      slab.next = 0;
+    }
+    if (state_ == State::serving && slab.memory.storage()) {
+      slab.used = true;
+      return Arena::row_of(slab.memory, slab.next++);
+    }
+  }
+  return allocate(dtype, shape);  // no batches, or no room for a whole one
 }
 
 }  // namespace forge::core

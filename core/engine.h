@@ -88,6 +88,8 @@ class Engine final : public detail::Driver, public std::enable_shared_from_this<
   void terminate_session(std::string_view id);
   Sessions::Map session_map();
   Tensor allocate(DType dtype, const std::vector<std::int64_t>& shape);
+  /// A row of the endpoint's next batch.
+  Tensor allocate_row(std::uint16_t endpoint, DType dtype, const std::vector<std::int64_t>& shape);
   const void* home() const { return arena_.get(); }
   void recycle(Call& call);
   void cancel(shm::RequestId request);
@@ -118,6 +120,13 @@ class Engine final : public detail::Driver, public std::enable_shared_from_this<
   struct Forming {
     replicas::EntryList entries;
     SteadyTime due{};  ///< when it leaves even if it is not full
+  };
+
+  /// Rows of the next batch of an endpoint, handed out one by one.
+  struct Slab {
+    Tensor memory;         // [batch_size, …]; empty: none has been begun
+    std::size_t next = 0;  // row
+    bool used = false;     // ever: batches are put into the order of their rows
   };
 
   /// Encoded arguments in the arena, shared by the entries that carry them.
@@ -205,6 +214,7 @@ class Engine final : public detail::Driver, public std::enable_shared_from_this<
   bool batches(const replicas::Entry& entry) const;
   void collect(replicas::Entry& entry);
   void flush(std::size_t endpoint);
+  void put_in_order(std::size_t endpoint);
   void flush_due(SteadyTime now);
   void evict_sessions(SteadyTime now);
   void arm(SteadyTime at);
@@ -312,6 +322,7 @@ class Engine final : public detail::Driver, public std::enable_shared_from_this<
   std::unordered_map<std::uint64_t, replicas::EntryList> held_;  // [lock]
   SteadyTime next_eviction_ = SteadyTime::max();                 // [lock]
   std::vector<Forming> forming_;                                 // [lock] by endpoint
+  std::vector<Slab> slabs_;                                      // [lock] by endpoint
   std::uint64_t last_batch_ = 0;                                 // [lock]
   replicas::EntryList waiting_;         // [lock] for any replica to come up
   std::size_t outstanding_ = 0;         // [lock] entries in flight

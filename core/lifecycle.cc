@@ -379,6 +379,7 @@ void Engine::shutdown(std::chrono::nanoseconds grace) {
   host_->output().flush();
   lock.lock();
   for (auto& unit : units_) unit->prepared.clear();
+  slabs_.clear();
   state_ = State::closed;
   changed_.notify_all();
   lock.unlock();

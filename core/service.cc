@@ -40,6 +40,11 @@ std::string_view session_of(const EndpointRef& endpoint) {
   return {};
 }
 
+Tensor allocate_row(const EndpointRef& endpoint, DType dtype,
+                    const std::vector<std::int64_t>& shape) {
+  return endpoint.engine->allocate_row(endpoint.index, dtype, shape);
+}
+
 OwnedCallOptions own(const CallOptions& options) {
   return {std::string(options.sess_id), options.timeout, std::string(options.key), options.cancel};
 }

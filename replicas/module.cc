@@ -3,6 +3,7 @@
 #include <forge/module.h>
 
 #include <algorithm>
+#include <atomic>
 #include <cstring>
 #include <utility>
 
@@ -16,6 +17,9 @@ namespace {
 std::string plural(std::size_t count, std::string_view noun) {
   return std::to_string(count) + " " + std::string(noun) + (count == 1 ? "" : "s");
 }
+
+/// Endpoints run on one thread; others may stack as well.
+std::atomic<std::uint64_t> copied{0};
 
 }  // namespace
 
@@ -84,31 +88,7 @@ ErrorPtr as_actor_error(const Error& error) {
   return std::make_shared<const ActorError>("", replicas::type_name(typeid(error)), error.what());
 }
 
-Tensor stack(std::span<const Tensor> tensors) {
-  const Tensor& first = tensors.front();
-  if (first.shape().size() == Tensor::kMaxDims) {
-    throw InvalidArgument("a tensor of a batch has " + std::to_string(Tensor::kMaxDims) +
-                          " dimensions already, there is no room to stack it; reshape it");
-  }
-  std::vector<std::int64_t> shape{static_cast<std::int64_t>(tensors.size())};
-  shape.insert(shape.end(), first.shape().begin(), first.shape().end());
-  if (tensors.size() == 1 && first.storage()) {
-    return Tensor::adopt(first.storage(), first.dtype(), shape, first.byte_offset());
-  }
-  Tensor stacked(first.dtype(), shape);
-  std::byte* to = stacked.span<std::byte>().data();
-  for (const Tensor& tensor : tensors) {
-    if (tensor.dtype() != first.dtype() || !std::ranges::equal(tensor.shape(), first.shape())) {
-      throw InvalidArgument(
-          "the tensors of a batch differ in dtype or shape and cannot be stacked; send equal ones, "
-          "or take a std::vector<forge::Tensor>");
-    }
-    const std::span<const std::byte> bytes = tensor.bytes();
-    if (!bytes.empty()) std::memcpy(to, bytes.data(), bytes.size());
-    to += bytes.size();
-  }
-  return stacked;
-}
+std::uint64_t copied_tensors() noexcept { return copied; }
 
 std::size_t rows(const Tensor& stacked) {
   if (stacked.shape().empty()) {
@@ -127,6 +107,43 @@ Tensor row(const Tensor& stacked, std::size_t index) {
 }
 
 }  // namespace detail
+
+Tensor stack(std::span<const Tensor> tensors) {
+  if (tensors.empty()) throw InvalidArgument("there is no tensor to stack");
+  const Tensor& first = tensors.front();
+  if (first.shape().size() == Tensor::kMaxDims) {
+    throw InvalidArgument("a tensor of a batch has " + std::to_string(Tensor::kMaxDims) +
+                          " dimensions already, there is no room to stack it; reshape it");
+  }
+  bool adjoin = first.storage() != nullptr;
+  const std::size_t row_bytes = first.bytes().size();
+  for (std::size_t i = 0; i < tensors.size(); ++i) {
+    const Tensor& tensor = tensors[i];
+    if (tensor.dtype() != first.dtype() || !std::ranges::equal(tensor.shape(), first.shape())) {
+      throw InvalidArgument(
+          "the tensors of a batch differ in dtype or shape and cannot be stacked; send equal ones, "
+          "or take a std::vector<forge::Tensor>");
+    }
+    adjoin = adjoin && tensor.bytes().data() == first.bytes().data() + i * row_bytes;
+  }
+  std::vector<std::int64_t> shape{static_cast<std::int64_t>(tensors.size())};
+  shape.insert(shape.end(), first.shape().begin(), first.shape().end());
+  if (adjoin) {
+    const std::size_t offset = first.byte_offset();
+    const std::size_t end = offset + tensors.size() * row_bytes;
+    const auto storage =
+        end <= first.storage()->size ? first.storage() : first.storage()->widened(end);
+    if (storage) return Tensor::adopt(storage, first.dtype(), shape, offset);
+  }
+  detail::copied += tensors.size();
+  Tensor stacked(first.dtype(), shape);
+  std::byte* to = stacked.span<std::byte>().data();
+  for (const Tensor& tensor : tensors) {
+    if (row_bytes != 0) std::memcpy(to, tensor.bytes().data(), row_bytes);
+    to += row_bytes;
+  }
+  return stacked;
+}
 
 const detail::ActorInfo* Module::find(std::string_view name) const {
   const auto found = std::ranges::find(actors_, name, &detail::ActorInfo::name);

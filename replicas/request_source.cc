@@ -7,7 +7,7 @@
 namespace forge::replicas {
 
 struct RequestSource::Storage final : detail::TensorStorage {
-  explicit Storage(std::span<const std::byte> bytes) {
+  Storage(RequestSource& owner, std::span<const std::byte> bytes) : source(&owner) {
     data = const_cast<std::byte*>(bytes.data());  // frozen, and the mapping is read-only anyway
     size = bytes.size();
     frozen.store(true, std::memory_order_relaxed);
@@ -17,7 +17,12 @@ struct RequestSource::Storage final : detail::TensorStorage {
     own = std::make_unique<std::byte[]>(size);
     std::memcpy(own.get(), data, size);
     data = own.get();
+    source = nullptr;
   }
+  std::shared_ptr<TensorStorage> widened(std::size_t bytes) override {
+    return source == nullptr ? nullptr : source->keep({data, bytes});
+  }
+  RequestSource* source;  // while the arena's bytes are ours to read
   std::unique_ptr<std::byte[]> own;
 };
 
@@ -53,8 +58,11 @@ Tensor RequestSource::view(std::span<const std::byte> memory, std::uint64_t offs
                            std::uint64_t size, DType dtype, std::span<const std::int64_t> shape) {
   if (offset > memory.size() || size > memory.size() - offset)
     throw InvalidArgument("a request refers to bytes outside of its memory");
-  given_.push_back(std::make_shared<Storage>(memory.subspan(offset, size)));
-  return Tensor::adopt(given_.back(), dtype, shape);
+  return Tensor::adopt(keep(memory.subspan(offset, size)), dtype, shape);
+}
+
+std::shared_ptr<detail::TensorStorage> RequestSource::keep(std::span<const std::byte> bytes) {
+  return given_.emplace_back(std::make_shared<Storage>(*this, bytes));
 }
 
 }  // namespace forge::replicas

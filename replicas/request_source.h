@@ -31,6 +31,7 @@ class RequestSource final : public detail::TensorSource {
 
  private:
   struct Storage;
+  std::shared_ptr<detail::TensorStorage> keep(std::span<const std::byte> bytes);
   Tensor view(std::span<const std::byte> memory, std::uint64_t offset, std::uint64_t size,
               DType dtype, std::span<const std::int64_t> shape);
 

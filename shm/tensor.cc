@@ -109,6 +109,9 @@ std::string_view to_string(DType dtype) noexcept {
 }
 
 detail::TensorStorage::~TensorStorage() = default;
+std::shared_ptr<detail::TensorStorage> detail::TensorStorage::widened(std::size_t) {
+  return nullptr;
+}
 
 std::optional<std::size_t> detail::element_count(DType dtype,
                                                  std::span<const std::int64_t> shape) noexcept {

@@ -5,6 +5,7 @@
 #include <chrono>
 #include <cstdint>
 #include <cstdlib>
+#include <numeric>
 #include <stdexcept>
 #include <string>
 #include <thread>
@@ -60,6 +61,22 @@ class Batches : public forge::ForgeActor {
     for (std::size_t i = 0; i < in.size(); ++i) result.span<float>()[i] = in[i] + 1;
     return result;
   }
+  /// The sum of each row; the rows themselves are kept.
+  std::vector<double> sums(const forge::Tensor& rows) {
+    note(static_cast<std::size_t>(rows.shape()[0]));
+    kept_ = rows;
+    std::vector<double> result;
+    const auto all = rows.span<const float>();
+    const auto width = all.size() / static_cast<std::size_t>(rows.shape()[0]);
+    for (std::size_t i = 0; i < all.size(); i += width)
+      result.push_back(std::accumulate(all.begin() + i, all.begin() + i + width, 0.0));
+    return result;
+  }
+  double kept_sum() const {
+    const auto all = kept_.span<const float>();
+    return std::accumulate(all.begin(), all.end(), 0.0);
+  }
+  std::uint64_t copies() const { return forge::detail::copied_tensors(); }
   Numbers batch_sizes_in_context(std::size_t count) {
     return Numbers(count, static_cast<std::int64_t>(forge::context().batch_size()));
   }
@@ -77,6 +94,7 @@ class Batches : public forge::ForgeActor {
  private:
   void note(std::size_t size) { sizes_.push_back(static_cast<std::int64_t>(size)); }
   Numbers sizes_;
+  forge::Tensor kept_;
 };
 
 }  // namespace
@@ -98,6 +116,10 @@ FORGE_PLUGIN(m) {
                         {.batch_size = 3, .batch_timeout = 1h})
       .batched_endpoint("sleeps", &Batches::sleeps, {.batch_size = 2, .batch_timeout = 5ms})
       .service_endpoint("one_by_one", &Batches::one_by_one, {.batch_size = 4, .batch_timeout = 1h})
+      .batched_endpoint("sums", &Batches::sums, {.batch_size = 4, .batch_timeout = 1h})
+      .batched_endpoint("sums_soon", &Batches::sums, {.batch_size = 4, .batch_timeout = 1ms})
+      .endpoint("kept_sum", &Batches::kept_sum)
+      .endpoint("copies", &Batches::copies)
       .endpoint("sizes", &Batches::sizes)
       .endpoint("pid", &Batches::pid);
   m.actor<Batches>("TooLarge", "Wants larger batches than there are.")

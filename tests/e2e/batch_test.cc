@@ -214,5 +214,125 @@ TEST_F(Batches, OfManyThreadsLoseNothing) {
   for (auto& thread : threads) thread.join();
 }
 
+// ---- rows in place
+
+class Rows : public Batches {
+ protected:
+  using Sum = double(Tensor);
+  static Tensor filled(Tensor row, float value) {
+    std::ranges::fill(row.span<float>(), value);
+    return row;
+  }
+  /// A row of the endpoint's next batch, full of `value`.
+  static Tensor row(const Endpoint<Sum>& endpoint, float value, std::int64_t width = 16) {
+    return filled(endpoint.allocate(DType::f32, {width}), value);
+  }
+  std::uint64_t copies() const {
+    return value_of(service.endpoint<std::uint64_t()>("copies").route());
+  }
+
+  Service service = serve();
+  Endpoint<Sum> sums = service.endpoint<Sum>("sums");
+  Endpoint<Sum> soon = service.endpoint<Sum>("sums_soon");
+};
+
+TEST_F(Rows, AreSeenAsOneTensorWithoutACopy) {
+  std::vector<Future<double>> futures;
+  for (int i = 0; i < 12; ++i) futures.push_back(sums.route(row(sums, static_cast<float>(i))));
+  for (int i = 0; i < 12; ++i) EXPECT_EQ(value_of(std::move(futures[i])), 16.0 * i);
+  EXPECT_EQ(copies(), 0u);
+  EXPECT_EQ(service.counters().copied_bytes, 0u);
+  EXPECT_THAT(sizes(service), ElementsAre(4, 4, 4));
+}
+
+TEST_F(Rows, MayBeRoutedInAnyOrder) {
+  std::vector<Tensor> made;
+  for (int i = 0; i < 4; ++i) made.push_back(row(sums, static_cast<float>(i)));
+  std::vector<Future<double>> futures;
+  for (const int i : {2, 0, 3, 1}) futures.push_back(sums.route(made[i]));
+  std::vector<double> answers;
+  for (auto& future : futures) answers.push_back(value_of(std::move(future)));
+  EXPECT_THAT(answers, ElementsAre(32, 0, 48, 16));
+  EXPECT_EQ(copies(), 0u);
+}
+
+TEST_F(Rows, AdjoinAgainAfterABatchThatWasNotFull) {
+  for (int round = 0; round < 5; ++round) {
+    std::vector<Future<double>> futures;
+    for (int i = 0; i < 3; ++i) futures.push_back(soon.route(row(soon, static_cast<float>(i))));
+    for (int i = 0; i < 3; ++i) EXPECT_EQ(value_of(std::move(futures[i])), 16.0 * i);
+  }
+  EXPECT_EQ(copies(), 0u);
+}
+
+TEST_F(Rows, OfCancelledCallsAreSkipped) {
+  const CancelSource source;
+  std::vector<Future<double>> futures;
+  for (int i = 0; i < 3; ++i) {
+    const auto endpoint = i == 1 ? sums.with({.cancel = source.token()}) : sums;
+    futures.push_back(endpoint.route(row(sums, static_cast<float>(i))));
+  }
+  source.cancel();
+  for (int i = 3; i < 5; ++i) futures.push_back(sums.route(row(sums, static_cast<float>(i))));
+  EXPECT_EQ(outcome(await(std::move(futures[1]))), "cancelled");
+  for (const int i : {0, 2, 3, 4}) EXPECT_EQ(value_of(std::move(futures[i])), 16.0 * i);
+  EXPECT_THAT(sizes(service), ElementsAre(4));
+}
+
+TEST_F(Rows, FromElsewhereAreCopiedOnce) {
+  std::vector<Future<double>> futures;
+  for (int i = 0; i < 4; ++i) {
+    const Tensor mine =
+        i == 2 ? filled(Tensor(DType::f32, {16}), 2) : row(sums, static_cast<float>(i));
+    futures.push_back(sums.route(mine));
+  }
+  for (int i = 0; i < 4; ++i) EXPECT_EQ(value_of(std::move(futures[i])), 16.0 * i);
+  EXPECT_EQ(copies(), 4u);
+  EXPECT_EQ(service.counters().copied_bytes, 64u);
+}
+
+TEST_F(Rows, ThatTheActorKeepsStayAsTheyWere) {
+  std::vector<Future<double>> futures;
+  for (int i = 0; i < 4; ++i) futures.push_back(sums.route(row(sums, 1)));
+  for (auto& future : futures) value_of(std::move(future));
+  const auto other = service.endpoint<Tensor(Tensor)>("stacked");
+  for (int i = 0; i < 20; ++i)
+    (void)value_of(other.route(filled(service.allocate(DType::f32, {16}), 9)));
+  EXPECT_EQ(value_of(service.endpoint<double()>("kept_sum").route()), 64);
+}
+
+TEST_F(Rows, AreFrozenOneByOneAndGiveTheirMemoryBack) {
+  const Tensor first = row(sums, 1);
+  const Tensor second = row(sums, 2);
+  auto future = sums.route(first);
+  EXPECT_TRUE(first.frozen());
+  EXPECT_FALSE(second.frozen());
+  std::vector<Future<double>> futures;
+  futures.push_back(sums.route(second));
+  for (int i = 0; i < 2; ++i) futures.push_back(sums.route(row(sums, 3)));
+  EXPECT_EQ(value_of(std::move(future)), 16);
+  for (auto& rest : futures) value_of(std::move(rest));
+  // Sixteen times what the arena holds.
+  for (int round = 0; round < 4096; ++round) {
+    std::vector<Future<double>> more;
+    for (int i = 0; i < 4; ++i) more.push_back(sums.route(row(sums, 1, 16 * 1024)));
+    for (auto& one : more) value_of(std::move(one));
+  }
+  EXPECT_EQ(copies(), 0u);
+}
+
+TEST_F(Rows, OfOtherShapesAndOfEndpointsWithoutBatchesWork) {
+  const Tensor wide = row(sums, 1, 32);
+  const Tensor narrow = row(sums, 1, 8);
+  EXPECT_EQ(wide.shape()[0], 32);
+  EXPECT_EQ(narrow.shape()[0], 8);
+  EXPECT_THAT(message_of<InvalidArgument>([&] { (void)sums.allocate(DType::f32, {-1}); }),
+              ::testing::Not(::testing::IsEmpty()));
+  EXPECT_THAT(message_of<PayloadTooLarge>(
+                  [&] { (void)sums.allocate(DType::f32, {std::int64_t{1} << 32}); }),
+              HasSubstr("arena_bytes"));
+  EXPECT_EQ(sums.allocate(DType::f32, {0}).size(), 0u);
+}
+
 }  // namespace
 }  // namespace forge::e2e

@@ -38,10 +38,11 @@ struct ReplicaStatus {
 
 /// What a service has survived.
 struct ServiceCounters {
-  std::uint64_t replays = 0;     ///< requests that moved after a death, never having started
-  std::uint64_t retries = 0;     ///< idempotent requests that had started and were run again
-  std::uint64_t refused = 0;     ///< answers that did not fit the ledger and were not counted
-  std::uint64_t violations = 0;  ///< workers that wrote what no worker writes, and were killed
+  std::uint64_t replays = 0;       ///< requests that moved after a death, never having started
+  std::uint64_t retries = 0;       ///< idempotent requests that had started and were run again
+  std::uint64_t refused = 0;       ///< answers that did not fit the ledger and were not counted
+  std::uint64_t violations = 0;    ///< workers that wrote what no worker writes, and were killed
+  std::uint64_t copied_bytes = 0;  ///< of tensors and byte blocks, once, into the arena
 };
 
 /// Told to calls through CallOptions; copies refer to the same source.
@@ -123,6 +124,8 @@ Writer& arguments_writer(const EndpointRef& endpoint);
 /// broadcast.
 AnswerState* submit(const EndpointRef& endpoint, CallMode mode, Writer& arguments);
 OwnedCallOptions own(const CallOptions& options);
+Tensor allocate_row(const EndpointRef& endpoint, DType dtype,
+                    const std::vector<std::int64_t>& shape);
 
 [[noreturn]] void throw_does_not_fit(const std::string& number, std::size_t bytes, bool integer);
 
@@ -289,6 +292,13 @@ class Endpoint<R(A...)> {
     } catch (const Error& error) {
       return detail::failed_future<Results>(error.clone());
     }
+  }
+
+  /// A row of this endpoint's next batch, in the service's arena: fill it, route it, and the actor
+  /// sees the rows of a batch as one tensor, without a copy, if all of them were made here. Frozen
+  /// once routed. Throws like Service::allocate.
+  Tensor allocate(DType dtype, const std::vector<std::int64_t>& row_shape) const {
+    return detail::allocate_row(ref_, dtype, row_shape);
   }
 
   /// The same endpoint with options for the calls made through it.

@@ -17,6 +17,15 @@
 #include <utility>
 #include <vector>
 
+namespace forge {
+
+/// One tensor [n, ...] of n tensors of one dtype and shape: a view where they adjoin, as the rows
+/// that `endpoint.allocate` gives do; a copy otherwise. Throws InvalidArgument if they differ, or if
+/// there are none.
+Tensor stack(std::span<const Tensor> tensors);
+
+}  // namespace forge
+
 namespace forge::detail {
 
 /// What one parameter of a batched method collects: kFits, its Element, and how elements become
@@ -33,9 +42,8 @@ struct BatchedParam<std::vector<T>> {
   static std::vector<T> collect(std::vector<T>&& elements) { return std::move(elements); }
 };
 
-/// One tensor [n, ...] of n tensors of one dtype and shape: a view if n is 1, a copy otherwise.
-/// Throws InvalidArgument if they differ.
-Tensor stack(std::span<const Tensor> tensors);
+/// How many tensors stack() had to copy in this process.
+std::uint64_t copied_tensors() noexcept;
 /// Row `index` of a tensor [n, ...], as a view.
 Tensor row(const Tensor& stacked, std::size_t index);
 /// n of a tensor [n, ...].
@@ -45,7 +53,7 @@ template <>
 struct BatchedParam<Tensor> {
   static constexpr bool kFits = true;
   using Element = Tensor;
-  static Tensor collect(std::vector<Tensor>&& elements) { return stack(elements); }
+  static Tensor collect(std::vector<Tensor>&& elements) { return forge::stack(elements); }
 };
 
 /// The same for what the method answers. `items` says one Result per element.

@@ -91,6 +91,10 @@ struct TensorStorage {
   TensorStorage& operator=(const TensorStorage&) = delete;
   virtual ~TensorStorage();
 
+  /// A storage of `bytes` bytes from `data` on, of which this one is the beginning; null if this
+  /// memory cannot be seen as a whole. For tensors that adjoin.
+  virtual std::shared_ptr<TensorStorage> widened(std::size_t bytes);
+
   std::byte* data = nullptr;
   std::size_t size = 0;
   std::atomic<bool> frozen{false};  ///< once true, it stays true
