@@ -1,5 +1,6 @@
 // Where a call goes and when: routing, the way into the rings, sessions, batches, cancelling,
 // deadlines.
+#include "core/batching.h"
 #include "core/cancel.h"
 #include "core/engine.h"
 #include "core/fork.h"
@@ -278,11 +279,13 @@ void Engine::collect(replicas::Entry& entry) {
   const EndpointOptions& options = actor_->endpoints[endpoint].options;
   Forming& forming = forming_[endpoint];
   replicas::append(forming.entries, entry);
-  if (forming.entries.size() >= static_cast<std::size_t>(options.batch_size)) {
+  const bool first = forming.entries.size() == 1;
+  if (first) forming.first = SteadyClock::now();
+  // That time has passed is for flush_due() to see: most calls need no clock.
+  if (batch_leaves(options, forming.entries.size(), forming.first, forming.first)) {
     flush(endpoint);
-  } else if (forming.entries.size() == 1) {
-    forming.due = detail::from_now(options.batch_timeout);
-    arm(forming.due);
+  } else if (first) {
+    arm(batch_due(options, forming.first));
   }
 }
 
@@ -335,10 +338,11 @@ void Engine::flush_due(SteadyTime now) {
   for (std::size_t endpoint = 0; endpoint < forming_.size(); ++endpoint) {
     Forming& forming = forming_[endpoint];
     if (forming.entries.empty()) continue;
-    if (forming.due <= now) {
+    const EndpointOptions& options = actor_->endpoints[endpoint].options;
+    if (batch_leaves(options, forming.entries.size(), forming.first, now)) {
       flush(endpoint);
     } else {
-      arm(forming.due);
+      arm(batch_due(options, forming.first));
     }
   }
 }

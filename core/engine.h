@@ -119,7 +119,7 @@ class Engine final : public detail::Driver, public std::enable_shared_from_this<
   /// A batch of one endpoint that is being collected.
   struct Forming {
     replicas::EntryList entries;
-    SteadyTime due{};  ///< when it leaves even if it is not full
+    SteadyTime first{};  ///< when its first call came
   };
 
   /// Rows of the next batch of an endpoint, handed out one by one.
