@@ -1,57 +1,71 @@
 // Digits: tells which digit an image of 8×8 pixels shows. A real model, to serve and to measure.
 #include <forge/plugin.h>
 
-#include <array>
-#include <chrono>
 #include <cstddef>
 #include <cstdint>
+#include <memory>
 #include <optional>
 #include <span>
 #include <string>
 #include <vector>
 
 #include "tools/plugins/digits/model.h"
+#include "tools/plugins/digits/serving.h"
 
 namespace forge::digits {
 namespace {
 
-using namespace std::chrono_literals;
-
+/// Every endpoint takes a batch and makes one matrix product of it. A row's answer does not depend
+/// on its batch (model.h), so callers cannot tell how their calls were put together.
 class Digits : public ForgeActor {
  public:
   void setup() override { model_ = Mlp::trained(); }
 
-  /// The digit in one image: 64 pixels, 0 to 16.
-  int classify(const std::vector<float>& image) const { return classify_one(image); }
-  /// The same; the pixels are read where they lie.
-  int classify_tensor(const Tensor& image) const { return classify_one(image.span<float>()); }
-
-  /// Batched: images stacked to [n, 64], or [n, 8, 8].
-  std::vector<int> classify_batch(const Tensor& images) const {
-    const std::span<const float> pixels = images.span<float>();
-    const std::size_t count = pixels.size() / kPixels;
-    if (pixels.size() % kPixels != 0 || static_cast<std::size_t>(images.shape().front()) != count) {
-      throw_bad_size(pixels.size());
+  /// The digit in each image: 64 pixels, 0 to 16. One of another size is an error of its own.
+  std::vector<Result<int>> classify(const std::vector<std::vector<float>>& images) {
+    pixels_.clear();
+    for (const std::vector<float>& image : images) {
+      if (image.size() == kPixels) pixels_.insert(pixels_.end(), image.begin(), image.end());
     }
-    std::vector<std::uint8_t> labels(count);
-    model_->classify(pixels, labels);
+    const std::span<const std::uint8_t> labels = label(pixels_);
+    auto next = labels.begin();
+    std::vector<Result<int>> answers;
+    answers.reserve(images.size());
+    for (const std::vector<float>& image : images) {
+      if (image.size() == kPixels) {
+        answers.emplace_back(*next++);
+      } else {
+        answers.emplace_back(std::make_shared<const InvalidArgument>(bad_size(image.size())));
+      }
+    }
+    return answers;
+  }
+
+  /// The same, of images stacked to [n, 64] or [n, 8, 8]: the pixels are read where they lie.
+  std::vector<int> classify_tensor(const Tensor& images) {
+    const std::span<const float> pixels = images.span<float>();
+    const auto count = static_cast<std::size_t>(images.shape().front());
+    if (pixels.size() != count * kPixels) throw InvalidArgument(bad_size(pixels.size() / count));
+    const std::span<const std::uint8_t> labels = label(pixels);
     return {labels.begin(), labels.end()};
   }
 
  private:
-  int classify_one(std::span<const float> image) const {
-    if (image.size() != kPixels) throw_bad_size(image.size());
-    std::array<std::uint8_t, 1> label{};
-    model_->classify(image, label);
-    return label[0];
+  /// Of images that lie one behind the other; valid until the next call.
+  std::span<const std::uint8_t> label(std::span<const float> pixels) {
+    labels_.resize(pixels.size() / kPixels);
+    model_->classify(pixels, labels_);
+    return labels_;
   }
 
-  [[noreturn]] static void throw_bad_size(std::size_t pixels) {
-    throw InvalidArgument("an image of " + std::to_string(pixels) + " pixels; send " +
-                          std::to_string(kPixels) + " of them, row by row, 0 to 16");
+  static std::string bad_size(std::size_t pixels) {
+    return "an image of " + std::to_string(pixels) + " pixels; send " + std::to_string(kPixels) +
+           " of them, row by row, 0 to 16";
   }
 
   std::optional<Mlp> model_;  // set by setup()
+  std::vector<float> pixels_;
+  std::vector<std::uint8_t> labels_;
 };
 
 }  // namespace
@@ -60,8 +74,7 @@ class Digits : public ForgeActor {
 FORGE_PLUGIN(m) {
   using namespace forge::digits;
   m.actor<Digits>("Digits", "Tells which digit an image of 8x8 pixels shows.")
-      .service_endpoint("classify", &Digits::classify, {.idempotent = true})
-      .service_endpoint("classify_tensor", &Digits::classify_tensor, {.idempotent = true})
-      .batched_endpoint("classify_batch", &Digits::classify_batch,
-                        {.batch_size = 32, .batch_timeout = 1ms, .idempotent = true});
+      .batched_endpoint("classify", &Digits::classify, serving())
+      .batched_endpoint("classify_tensor", &Digits::classify_tensor, serving())
+      .batched_endpoint("classify_batch", &Digits::classify_tensor, serving());  // its older name
 }
