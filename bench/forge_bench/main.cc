@@ -68,16 +68,47 @@ void add_duration(CLI::App& app, Options& options) {
       ->capture_default_str();
 }
 
-void add_load(CLI::App& app, Options& options) {
+/// One to one for echo; enough for two batches for digits.
+int default_inflight(Work work) { return work == Work::digits ? 64 : 1; }
+
+void add_load(CLI::App& app, Work work, Options& options) {
   static const std::map<std::string, Wait> kWaits = {
       {"spin", Wait::spin}, {"adaptive", Wait::adaptive}, {"block", Wait::block}};
   const auto count = [&](const char* name, int& value, int most, const char* help) {
-    app.add_option(name, value, help)->check(CLI::Range(1, most))->capture_default_str();
+    return app.add_option(name, value, help)->check(CLI::Range(1, most))->capture_default_str();
   };
   count("--replicas", options.replicas, 256, "Replicas of the service");
   count("--procs", options.procs, 64, "Processes of each replica, in lockstep");
   count("--clients", options.clients, 256, "Client threads");
-  count("--inflight", options.inflight, 65536, "Requests each client has under way");
+  count("--inflight", options.inflight, 65536, "Requests each client has under way")
+      ->default_str(std::to_string(default_inflight(work)));
+  // What an endpoint may be told is for forge to say: it refuses the rest when the service starts.
+  Options usual;
+  usual.work = work;
+  const EndpointOptions registered = target(usual).options;
+  auto* const size = app.add_option("--batch-size", options.batch_size,
+                                    "Calls that are executed as one, 256 at most")
+                         ->type_name("INT")
+                         ->default_str(std::to_string(registered.batch_size));
+  auto* const timeout =
+      app.add_option_function<std::string>(
+             "--batch-timeout",
+             [&](const std::string& text) { options.batch_timeout = parse_duration(text); },
+             "So long after its first call a batch leaves, full or not; as in 500us or 10ms")
+          ->type_name("TIME")
+          ->default_str(format_ns(static_cast<double>(registered.batch_timeout.count())));
+  auto* const router =
+      app.add_option("--router", options.router,
+                     "Who chooses the replica of a call or batch: round_robin, least_loaded, "
+                     "power_of_two_choices or hash")
+          ->type_name("NAME")
+          ->default_str(registered.router);
+  count("--sessions", options.sessions, 1'000'000,
+        "Sessions that the calls belong to in turn; echo makes sure of the order in each")
+      ->default_str("")
+      ->excludes(size)  // calls of a session are never batched, and go where it sticks
+      ->excludes(timeout)
+      ->excludes(router);
   app.add_option_function<std::string>(
          "--wait", [&](const std::string& name) { options.wait = kWaits.at(name); },
          "How workers and controller wait")
@@ -106,7 +137,8 @@ std::unique_ptr<Floor> make_floor(const Options& options, std::size_t slab_bytes
 int run_load_command(const CommandLine& line) {
   const Options& options = line.options;
   const JsonFile json(options.json);
-  plugin_path(options, options.work == Work::echo ? "libecho.so" : "libdigits.so");
+  check(options);
+  plugin_path(options, target(options).plugin);
   // The slab does what the run does; a small payload is compared with rings and needs only its
   // usual shape.
   const bool tensors = uses_tensors(options);
@@ -211,16 +243,17 @@ Cli::Cli() {
   app.set_version_flag("--version", "forge-bench " + build().version + " (" + build().git + ")");
   app.require_subcommand(0, 1);  // none is complained about by run(), which can say what there is
   Options& options = line.options;
+  options.inflight = 0;  // not said
 
   echo = app.add_subcommand("echo", "Bytes or tensors to an actor and back");
-  add_load(*echo, options);
+  add_load(*echo, Work::echo, options);
   echo->add_option("--payload", options.payload,
                    "Bytes of each request, 8 at least; above 65536 they travel as tensors")
       ->check(CLI::Range(kNumberBytes, std::size_t{1} << 32))
       ->capture_default_str();
 
   digits = app.add_subcommand("digits", "Real images to a real model");
-  add_load(*digits, options);
+  add_load(*digits, Work::digits, options);
 
   floor = app.add_subcommand("floor", "What the machine can do without forge");
   add_duration(*floor, options);
@@ -253,7 +286,9 @@ int run_command(Cli& cli) {
   if (!*cli.echo && !*cli.digits) {
     throw UsageError("say what to measure: echo, digits, floor or bars");
   }
-  cli.line.options.work = *cli.digits ? Work::digits : Work::echo;
+  Options& options = cli.line.options;
+  options.work = *cli.digits ? Work::digits : Work::echo;
+  if (options.inflight == 0) options.inflight = default_inflight(options.work);
   return run_load_command(cli.line);
 }
 

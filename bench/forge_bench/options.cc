@@ -1,10 +1,13 @@
 #include "bench/forge_bench/options.h"
 
 #include <algorithm>
+#include <charconv>
 #include <cstdlib>
 #include <filesystem>
+#include <utility>
 
 #include "bench/forge_bench/cpus.h"
+#include "tools/plugins/digits/serving.h"
 
 namespace forge::bench {
 
@@ -18,6 +21,50 @@ const char* to_string(Wait wait) {
       return "block";
   }
   return "?";
+}
+
+Target target(const Options& options) {
+  Target result{"libecho.so", "Echo", uses_tensors(options) ? "tensor" : "bytes", {}};
+  if (options.work == Work::digits) {
+    result = {"libdigits.so", "Digits", "classify", digits::serving()};
+  } else if (options.sessions > 0) {
+    result.endpoint += "_in_order";
+  } else if (options.batch_size.value_or(1) != 1) {
+    result.endpoint += "_batch";
+  }
+  if (options.batch_size) result.options.batch_size = *options.batch_size;
+  if (options.batch_timeout) result.options.batch_timeout = *options.batch_timeout;
+  if (!options.router.empty()) result.options.router = options.router;
+  // A killed worker's started requests may only be tried again where that is harmless.
+  if (options.kill_every_ms > 0) result.options.idempotent = true;
+  return result;
+}
+
+std::chrono::nanoseconds parse_duration(const std::string& text) {
+  static constexpr std::pair<std::string_view, double> kUnits[] = {
+      {"ns", 1}, {"us", 1e3}, {"µs", 1e3}, {"ms", 1e6}, {"s", 1e9}};
+  constexpr double kMost = 3600e9;
+  double number = 0;
+  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), number);
+  std::string_view unit(end, static_cast<std::size_t>(text.data() + text.size() - end));
+  unit.remove_prefix(std::min(unit.find_first_not_of(' '), unit.size()));
+  const auto* const known =
+      std::ranges::find(kUnits, unit, &std::pair<std::string_view, double>::first);
+  if (error == std::errc() && known != std::end(kUnits)) {
+    const double ns = number * known->second;
+    if (ns >= 0 && ns <= kMost) return std::chrono::nanoseconds(static_cast<std::int64_t>(ns));
+  }
+  throw UsageError("--batch-timeout: '" + text +
+                   "' is not a duration up to an hour; write a number and ns, us, ms or s, as in "
+                   "10ms");
+}
+
+void check(const Options& options) {
+  if (options.sessions != 0 && options.sessions < options.clients) {
+    throw UsageError("--sessions " + std::to_string(options.sessions) + " are too few for " +
+                     std::to_string(options.clients) +
+                     " clients: the calls of a session come from one of them");
+  }
 }
 
 Placement placement(const Options& options) {

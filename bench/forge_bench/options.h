@@ -1,9 +1,11 @@
 // What forge-bench is told on its command line, and where that puts its threads.
 #pragma once
 
-#include <forge/wait.h>
+#include <forge/options.h>
+#include <chrono>
 #include <cstddef>
 #include <cstdint>
+#include <optional>
 #include <stdexcept>
 #include <string>
 #include <vector>
@@ -31,7 +33,12 @@ struct Options {
   std::vector<int> cpus;  ///< empty: see placement()
   int repeat = 1;
   int kill_every_ms = 0;  ///< 0: nobody is killed
-  std::string json;       ///< empty: no file
+  int sessions = 0;       ///< that the calls belong to, in turn; 0: to none
+  // Of the endpoint; what is not said is what the plugin registered.
+  std::optional<int> batch_size;
+  std::optional<std::chrono::nanoseconds> batch_timeout;
+  std::string router;
+  std::string json;  ///< empty: no file
   std::string plugin_dir;
 };
 
@@ -46,6 +53,18 @@ inline bool uses_tensors(const Options& options) {
 inline bool is_round_trip(const Options& options) {
   return options.clients == 1 && options.inflight == 1;
 }
+
+/// What the load calls: an endpoint of an actor of a plugin, and how it is called.
+struct Target {
+  const char* plugin;  ///< file
+  const char* actor;
+  std::string endpoint;
+  EndpointOptions options;
+};
+Target target(const Options& options);
+
+/// "10ms", "1.5us", "2 s". Throws UsageError if it is no duration with a unit.
+std::chrono::nanoseconds parse_duration(const std::string& text);
 
 /// Where threads go; empty means anywhere.
 struct Placement {
@@ -64,5 +83,8 @@ Placement placement(const Options& options);
 std::string plugin_path(const Options& options, const std::string& file);
 
 const char* to_string(Wait wait);
+
+/// Throws UsageError if what the options say cannot be together.
+void check(const Options& options);
 
 }  // namespace forge::bench

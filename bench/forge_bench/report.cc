@@ -126,6 +126,16 @@ std::string describe(const Options& options) {
   what += std::string(", ") + to_string(options.wait);
   what += text(", %g s after %g s of warm-up, seed %llu", options.duration_s, options.warmup_s,
                static_cast<unsigned long long>(options.seed));
+  const EndpointOptions called = target(options).options;
+  if (options.sessions > 0) {
+    what += ", " + counted(number(options.sessions), "session");
+  } else {
+    if (called.batch_size > 1) {
+      what += text(", batches of %d within ", called.batch_size) +
+              format_ns(static_cast<double>(called.batch_timeout.count()));
+    }
+    if (options.replicas > 1) what += ", " + called.router;
+  }
   if (options.kill_every_ms > 0) what += text(", a kill every %d ms", options.kill_every_ms);
   return what;
 }
@@ -185,6 +195,13 @@ std::string ratio_line(const Options& options, const std::vector<Run>& runs) {
   if (ratio && runs.size() == 1)
     out += text("  (the floor moved by %.0f %%)", 100 * runs[0].floor_drift);
   return out;
+}
+
+std::string order_line(const Options& options, const LoadResult& load) {
+  if (options.work != Work::echo) return "not looked at: the model remembers nothing";
+  const std::string sessions = counted(static_cast<std::uint64_t>(options.sessions), "session");
+  return load.errors.contains("actor_error") ? "BROKEN, see errors"
+                                             : "kept in each of " + sessions + ", says the actor";
 }
 
 std::string last_line(const LoadResult& load) {
@@ -254,6 +271,12 @@ Json to_json(const Options& options, const std::vector<Run>& runs) {
                      {"repeat", options.repeat},
                      {"kill_every_ms", options.kill_every_ms}};
   if (echoes) json["options"]["payload"] = options.payload;
+  const Target called = target(options);
+  json["options"]["endpoint"] = called.endpoint;
+  json["options"]["batch_size"] = called.options.batch_size;
+  json["options"]["batch_timeout_ns"] = called.options.batch_timeout.count();
+  json["options"]["router"] = called.options.router;
+  json["options"]["sessions"] = options.sessions;
   json["requests"] = sums.load.sent;
   json["wrong_answers"] = sums.load.wrong;
   json["errors"] = sums.load.errors;
@@ -312,6 +335,7 @@ std::string to_text(const Options& options, const std::vector<Run>& runs) {
                   with_commas(sums.load.sent) + "; " + counted(sums.counters.replays, "replay") +
                       ", " + counted(sums.counters.retries, "retry", "retries") + ", " +
                       counted(sums.restarts, "restart") + ", " + counted(sums.kills, "kill"));
+  if (options.sessions > 0) out += labelled("order", order_line(options, sums.load));
   out += labelled("errors", errors_line(sums.load));
   if (const auto accuracy = median_of(runs, &Run::accuracy)) {
     out += labelled("accuracy", text("%.2f %% of the images asked about", 100 * *accuracy));

@@ -1,7 +1,5 @@
 #include "bench/forge_bench/run.h"
 
-#include <forge/controller.h>
-
 #include <algorithm>
 
 #include "bench/forge_bench/kill.h"
@@ -26,29 +24,40 @@ LoadPlan load_plan(const Options& options, const Placement& place) {
   return plan;
 }
 
+/// What this client calls: the endpoint, or one for each session that is its own.
+template <class Signature>
+Callees<Signature> callees(const Options& options, const Service& service, int client) {
+  const auto endpoint = service.endpoint<Signature>(target(options).endpoint);
+  Callees<Signature> result;
+  for (int session = client; session < options.sessions; session += options.clients) {
+    result.push_back(endpoint.with({.sess_id = "session " + std::to_string(session)}));
+  }
+  if (result.empty()) result.push_back(endpoint);
+  return result;
+}
+
 void run_echo(const Options& options, const LoadPlan& plan, const Service& service, Run& run) {
-  // A killed worker's started requests may only be tried again where that is harmless.
-  const std::string suffix = options.kill_every_ms > 0 ? "_idempotent" : "";
   const auto seed_of = [&](int client) {
     return options.seed * 1'000'003 + static_cast<std::uint64_t>(client);
   };
   if (uses_tensors(options)) {
-    const auto echo = service.endpoint<Tensor(Tensor)>("tensor" + suffix);
     run.load = run_load(plan, [&](int client) {
-      return TensorWork(service, echo, options.payload, seed_of(client));
+      return TensorWork(service, callees<Tensor(Tensor)>(options, service, client), options.payload,
+                        seed_of(client));
     });
   } else {
-    const auto echo = service.endpoint<Bytes(Bytes)>("bytes" + suffix);
-    run.load = run_load(
-        plan, [&](int client) { return BytesWork(echo, options.payload, seed_of(client)); });
+    run.load = run_load(plan, [&](int client) {
+      return BytesWork(callees<Bytes(Bytes)>(options, service, client), options.payload,
+                       seed_of(client));
+    });
   }
 }
 
-void run_digits(const LoadPlan& plan, const Service& service, Run& run) {
-  const auto classify = service.endpoint<int(std::vector<float>)>("classify");
+void run_digits(const Options& options, const LoadPlan& plan, const Service& service, Run& run) {
   std::vector<DigitsWork::Tally> tallies(static_cast<std::size_t>(plan.clients));
   run.load = run_load(plan, [&](int client) {
-    return DigitsWork(classify, tallies[static_cast<std::size_t>(client)]);
+    return DigitsWork(callees<int(std::vector<float>)>(options, service, client),
+                      tallies[static_cast<std::size_t>(client)]);
   });
   DigitsWork::Tally total;
   for (const DigitsWork::Tally& tally : tallies) {
@@ -62,23 +71,18 @@ void run_digits(const LoadPlan& plan, const Service& service, Run& run) {
 
 Run run_service(const Options& options) {
   const Placement place = placement(options);
-  const bool echoes = options.work == Work::echo;
-  const std::string path = plugin_path(options, echoes ? "libecho.so" : "libdigits.so");
   Controller controller(
       {.name = "forge-bench",
        .log_level = options.kill_every_ms > 0 ? LogLevel::error : LogLevel::warning});
-  Plugin plugin = controller.load(path);
-  Service service = plugin.actor(echoes ? "Echo" : "Digits")
-                        .options(service_options(options, place))
-                        .as_service();
+  Service service = start(controller, options, place);
   Run run;
   {
     Killer killer(service, options.kill_every_ms, options.seed);
     const LoadPlan plan = load_plan(options, place);
-    if (echoes) {
+    if (options.work == Work::echo) {
       run_echo(options, plan, service, run);
     } else {
-      run_digits(plan, service, run);
+      run_digits(options, plan, service, run);
     }
     run.kills = killer.stop();
   }
@@ -103,7 +107,19 @@ forge::Options service_options(const Options& options, const Placement& place) {
   result.arena_bytes = std::max(result.arena_bytes, 2 * outstanding * (options.payload + 4096));
   result.wait = options.wait;
   result.cpus = place.workers;
+  const Target what = target(options);
+  result.endpoints[what.endpoint] = what.options;
   return result;
+}
+
+Service start(Controller& controller, const Options& options, const Placement& place) {
+  const Target what = target(options);
+  const ActorFactory actor = controller.load(plugin_path(options, what.plugin)).actor(what.actor);
+  try {
+    return actor.options(service_options(options, place)).as_service();
+  } catch (const InvalidArgument& error) {
+    throw UsageError(error.what());  // of an option that forge knows better than we
+  }
 }
 
 Yardstick yardstick(const Options& options) {

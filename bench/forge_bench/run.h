@@ -2,8 +2,7 @@
 // floor.
 #pragma once
 
-#include <forge/options.h>
-#include <forge/service.h>
+#include <forge/controller.h>
 #include <cstdint>
 #include <optional>
 #include <string>
@@ -67,5 +66,7 @@ std::string unsteady(const FloorFigures& before, const FloorFigures& after,
 
 /// The options of a service that serves this load: room for all that may be outstanding.
 forge::Options service_options(const Options& options, const Placement& place);
+/// Starts it. Throws UsageError if forge refuses what the command line asks for.
+Service start(Controller& controller, const Options& options, const Placement& place);
 
 }  // namespace forge::bench

@@ -1,6 +1,5 @@
 #include "bench/forge_bench/service_bars.h"
 
-#include <forge/controller.h>
 #include <poll.h>
 #include <signal.h>
 #include <sys/syscall.h>
@@ -28,14 +27,11 @@ using namespace std::chrono_literals;
 struct EchoService {
   explicit EchoService(const Options& options)
       : plugin(plugin_path(options, "libecho.so")),
-        service(controller.load(plugin)
-                    .actor("Echo")
-                    .options(service_options(options, placement(options)))
-                    .as_service()) {}
+        service(start(controller, options, placement(options))) {}
 
   /// Asks `calls` times and makes sure of the answers.
   void ask(const BytesWork::Echo& echo, int calls) {
-    BytesWork work(echo, 64, 1);
+    BytesWork work({echo}, 64, 1);
     for (int i = 1; i <= calls; ++i) {
       const auto number = static_cast<std::uint64_t>(i);
       if (!work.check(number, work.send(number).get())) {
@@ -127,7 +123,7 @@ Bar allocation_bar(const Options& base) {
   options.wait = Wait::spin;
   EchoService echo(options);
   const auto endpoint = echo.service.endpoint<Bytes(Bytes)>("bytes");
-  BytesWork work(endpoint, 64, base.seed);
+  BytesWork work({endpoint}, 64, base.seed);
   std::uint64_t all = 0;
   std::uint64_t mine = 0;
   {

@@ -21,7 +21,7 @@ Bytes make_payload(std::size_t size, std::uint64_t seed) {
 
 Future<Bytes> BytesWork::send(std::uint64_t number) {
   std::memcpy(payload_.data(), &number, kNumberBytes);
-  return echo_.route(payload_);
+  return callee(echo_, number).route(payload_);
 }
 
 bool BytesWork::check(std::uint64_t number, const Bytes& answer) const {
@@ -31,7 +31,8 @@ bool BytesWork::check(std::uint64_t number, const Bytes& answer) const {
                      payload_.size() - kNumberBytes) == 0;
 }
 
-TensorWork::TensorWork(const Service& service, Echo echo, std::size_t size, std::uint64_t seed)
+TensorWork::TensorWork(const Service& service, Callees<Tensor(Tensor)> echo, std::size_t size,
+                       std::uint64_t seed)
     : service_(service),
       echo_(std::move(echo)),
       source_(make_payload(size, seed)),
@@ -44,7 +45,7 @@ Future<Tensor> TensorWork::send(std::uint64_t number) {
   std::memcpy(source_.data(), &number, kNumberBytes);
   Tensor tensor = service_.allocate(DType::u8, shape_);
   std::memcpy(tensor.span<std::byte>().data(), source_.data(), source_.size());
-  return echo_.route(tensor);
+  return callee(echo_, number).route(tensor);
 }
 
 bool TensorWork::check(std::uint64_t number, const Tensor& answer) const {
@@ -66,7 +67,7 @@ DigitsWork::DigitsWork(Classify classify, Tally& tally)
 std::size_t DigitsWork::image_of(std::uint64_t number) { return number % digits::kHeldOutImages; }
 
 Future<int> DigitsWork::send(std::uint64_t number) {
-  return classify_.route(images_[image_of(number)]);
+  return callee(classify_, number).route(images_[image_of(number)]);
 }
 
 bool DigitsWork::check(std::uint64_t number, int answer) const {

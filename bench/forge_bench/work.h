@@ -13,19 +13,27 @@ namespace forge::bench {
 /// `size` random bytes. The first kNumberBytes make room for a request's number.
 Bytes make_payload(std::size_t size, std::uint64_t seed);
 
+/// An endpoint, once for each session it is called in; at least once. Calls take them in turn.
+template <class Signature>
+using Callees = std::vector<Endpoint<Signature>>;
+template <class Signature>
+const Endpoint<Signature>& callee(const Callees<Signature>& callees, std::uint64_t number) {
+  return callees.size() == 1 ? callees.front() : callees[number % callees.size()];
+}
+
 /// Echo of a byte block, checked byte by byte.
 class BytesWork {
  public:
   using Answer = Bytes;
   using Echo = Endpoint<Bytes(Bytes)>;
-  BytesWork(Echo echo, std::size_t size, std::uint64_t seed)
+  BytesWork(Callees<Bytes(Bytes)> echo, std::size_t size, std::uint64_t seed)
       : echo_(std::move(echo)), payload_(make_payload(size, seed)) {}
 
   Future<Bytes> send(std::uint64_t number);
   bool check(std::uint64_t number, const Bytes& answer) const;
 
  private:
-  Echo echo_;
+  Callees<Bytes(Bytes)> echo_;
   Bytes payload_;
 };
 
@@ -34,15 +42,15 @@ class BytesWork {
 class TensorWork {
  public:
   using Answer = Tensor;
-  using Echo = Endpoint<Tensor(Tensor)>;
-  TensorWork(const Service& service, Echo echo, std::size_t size, std::uint64_t seed);
+  TensorWork(const Service& service, Callees<Tensor(Tensor)> echo, std::size_t size,
+             std::uint64_t seed);
 
   Future<Tensor> send(std::uint64_t number);
   bool check(std::uint64_t number, const Tensor& answer) const;
 
  private:
   const Service& service_;
-  Echo echo_;
+  Callees<Tensor(Tensor)> echo_;
   Bytes source_;
   std::uint64_t sum_;  // of the source's words, the number aside
   std::vector<std::int64_t> shape_;
@@ -53,7 +61,7 @@ class TensorWork {
 class DigitsWork {
  public:
   using Answer = int;
-  using Classify = Endpoint<int(std::vector<float>)>;
+  using Classify = Callees<int(std::vector<float>)>;
   struct Tally {
     std::uint64_t asked = 0;
     std::uint64_t recognised = 0;

@@ -33,7 +33,8 @@ class CommandLine(unittest.TestCase):
             self.assertEqual(bench(command, "--help").returncode, 0)
         options = bench("echo", "--help").stdout
         for option in ["replicas", "procs", "clients", "inflight", "payload", "wait", "duration",
-                       "warmup", "seed", "cpus", "repeat", "kill-every", "json", "plugin-dir"]:
+                       "warmup", "seed", "cpus", "repeat", "kill-every", "json", "plugin-dir",
+                       "batch-size", "batch-timeout", "router", "sessions"]:
             self.assertIn("--" + option, options)
 
     def test_nonsense_gives_one_line_that_names_it_and_status_2(self):
@@ -58,6 +59,15 @@ class CommandLine(unittest.TestCase):
             (["echo", "--cpus", "x"], "x"),
             (["echo", "--plugin-dir", "/nowhere"], "/nowhere"),
             (["echo", "--json", "/nowhere/x.json"], "/nowhere/x.json"),
+            (["echo", "--batch-size", "many"], "many"),
+            (["echo", "--batch-size", "4", "--batch-timeout", "10"], "10ms"),
+            (["echo", "--batch-size", "4", "--batch-timeout", "-1ms"], "-1ms"),
+            (["echo", "--batch-size", "4", "--batch-timeout", "nanms"], "nanms"),
+            (["echo", "--batch-size", "4", "--batch-timeout", "2h"], "2h"),
+            (["echo", "--sessions", "0"], "--sessions"),
+            (["echo", "--sessions", "2", "--clients", "3"], "3 clients"),
+            (["echo", "--sessions", "2", "--batch-size", "4"], "--batch-size"),
+            (["digits", "--sessions", "2", "--router", "hash"], "--router"),
             (["digits", "--payload", "64"], "--payload"),
             (["floor", "--inflight", "4096"], "--inflight"),
             (["floor", "--json", "/nowhere/x.json"], "/nowhere/x.json"),
@@ -71,6 +81,22 @@ class CommandLine(unittest.TestCase):
                 self.assertEqual(done.stderr.count("\n"), 1, done.stderr)
                 self.assertTrue(done.stderr.startswith("forge-bench: "), done.stderr)
                 self.assertIn(named, done.stderr)
+
+
+    def test_what_forge_refuses_is_shown_in_its_words_with_status_2(self):
+        cases = [
+            (["echo", "--batch-size", "257"], "the most is 256"),
+            (["echo", "--batch-size", "0"], "batch_size is 0"),
+            (["digits", "--batch-size", "-1"], "batch_size is -1"),
+            (["echo", "--router", "fastest"], "there are hash, least_loaded"),
+        ]
+        for arguments, said in cases:
+            with self.subTest(arguments=arguments):
+                done = bench(*arguments)
+                self.assertEqual(done.returncode, 2, done.stdout + done.stderr)
+                self.assertEqual(done.stdout, "")
+                self.assertEqual(done.stderr.count("\n"), 1, done.stderr)
+                self.assertIn(said, done.stderr)
 
 
 class Reports(unittest.TestCase):
@@ -148,6 +174,41 @@ class Reports(unittest.TestCase):
                 self.check_load(output, report)
                 self.assertEqual(report["options"]["wait"], wait)
 
+    def test_echo_in_batches(self):
+        for payload in ["64", "100000"]:
+            with self.subTest(payload=payload):
+                output, report = self.report("echo", *SHORT, "--batch-size", "8", "--batch-timeout",
+                                             "2ms", "--inflight", "32", "--payload", payload)
+                self.check_load(output, report)
+                self.assertEqual(report["options"]["batch_size"], 8)
+                self.assertEqual(report["options"]["batch_timeout_ns"], 2_000_000)
+                self.assertIn("batches of 8 within 2.00 ms", output)
+
+    def test_echo_with_every_router(self):
+        for router in ["round_robin", "least_loaded", "power_of_two_choices", "hash"]:
+            with self.subTest(router=router):
+                output, report = self.report("echo", *SHORT, "--router", router, "--replicas", "3",
+                                             "--inflight", "16")
+                self.check_load(output, report)
+                self.assertEqual(report["options"]["router"], router)
+                self.assertIn(router, output)
+
+    def test_echo_keeps_the_order_of_sessions(self):
+        for payload in ["64", "100000"]:
+            with self.subTest(payload=payload):
+                output, report = self.report("echo", *SHORT, "--sessions", "10", "--clients", "3",
+                                             "--replicas", "2", "--inflight", "8", "--payload",
+                                             payload)
+                self.check_load(output, report)
+                self.assertEqual(report["options"]["sessions"], 10)
+                self.assertIn("kept in each of 10 sessions", output)
+
+    def test_echo_keeps_the_order_of_sessions_while_workers_are_killed(self):
+        output, report = self.report("echo", "--duration", "1", "--replicas", "2", "--inflight",
+                                     "8", "--sessions", "20", "--kill-every", "100")
+        self.check_load(output, report)
+        self.assertGreater(report["kills"], 0)
+
     def test_echo_answers_everything_while_workers_are_killed(self):
         output, report = self.report("echo", "--duration", "1", "--replicas", "2", "--inflight",
                                      "8", "--kill-every", "100")
@@ -156,10 +217,18 @@ class Reports(unittest.TestCase):
         self.assertGreater(report["restarts"], 0)
 
     def test_digits_reports_the_accuracy_of_the_model(self):
-        output, report = self.report("digits", *SHORT, "--inflight", "8")
+        output, report = self.report("digits", *SHORT)
         self.check_load(output, report)
+        self.assertEqual(report["options"]["batch_size"], 32)
         self.assertGreaterEqual(report["accuracy"], 0.95)
         self.assertIn("accuracy", output)
+
+    def test_digits_reads_alike_in_other_batches_and_in_sessions(self):
+        for more in [["--batch-size", "1"], ["--batch-timeout", "100us", "--inflight", "5"],
+                     ["--sessions", "7"]]:
+            with self.subTest(more=more):
+                output, report = self.report("digits", *SHORT, *more)
+                self.check_load(output, report)
 
 
 if __name__ == "__main__":

@@ -5,7 +5,11 @@
 #include <cstdint>
 #include <cstring>
 #include <span>
+#include <stdexcept>
 #include <string>
+#include <unordered_map>
+#include <utility>
+#include <vector>
 
 namespace {
 
@@ -23,6 +27,43 @@ class Echo : public forge::ForgeActor {
       std::memcpy(answer.span<std::byte>().data(), value.bytes().data(), value.bytes().size());
     return answer;
   }
+
+  /// Batched.
+  std::vector<forge::Bytes> bytes_batch(std::vector<forge::Bytes> values) const { return values; }
+
+  /// Throws if the session has sent a later one before. A number is in the first 8 bytes.
+  forge::Bytes bytes_in_order(forge::Bytes value) {
+    check_order(value);
+    return value;
+  }
+  forge::Tensor tensor_in_order(const forge::Tensor& value) {
+    check_order(value.bytes());
+    return tensor(value);
+  }
+
+  /// The number, and which replica gave it back.
+  std::pair<std::int64_t, int> located(std::int64_t value) const {
+    return {value, forge::context().replica()};
+  }
+
+ private:
+  void check_order(std::span<const std::byte> value) {
+    std::uint64_t number = 0;
+    if (value.size() < sizeof(number)) {
+      throw forge::InvalidArgument("no number in " + std::to_string(value.size()) +
+                                   " bytes; begin with 8 bytes that count up");
+    }
+    std::memcpy(&number, value.data(), sizeof(number));
+    std::uint64_t& last = last_[forge::context().sess_id()];
+    if (number <= last) {
+      throw std::runtime_error("number " + std::to_string(number) + " came after " +
+                               std::to_string(last) + " in session '" + forge::context().sess_id() +
+                               "'");
+    }
+    last = number;
+  }
+
+  std::unordered_map<std::string, std::uint64_t> last_;  // by session
 };
 
 }  // namespace
@@ -33,6 +74,12 @@ FORGE_PLUGIN(m) {
       .endpoint("text", &Echo::text)
       .endpoint("bytes", &Echo::bytes)
       .endpoint("tensor", &Echo::tensor)
+      .endpoint("bytes_in_order", &Echo::bytes_in_order)
+      .endpoint("tensor_in_order", &Echo::tensor_in_order)
+      .endpoint("located", &Echo::located)
+      // In batches as large as the service wants them.
+      .batched_endpoint("bytes_batch", &Echo::bytes_batch, {})
+      .batched_endpoint("tensor_batch", &Echo::tensor, {})
       .service_endpoint("scalar_idempotent", &Echo::scalar, {.idempotent = true})
       .service_endpoint("bytes_idempotent", &Echo::bytes, {.idempotent = true})
       .service_endpoint("tensor_idempotent", &Echo::tensor, {.idempotent = true});
