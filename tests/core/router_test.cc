@@ -65,6 +65,21 @@ TEST(LeastLoadedRouter, TakesTheLeastLoadedAndTheFirstAmongEquals) {
   EXPECT_EQ(pick(router, replicas({{9, 1e9}})), 9u);
 }
 
+TEST(LeastLoadedRouter, LooksAtAllOfThemHoweverManyThereAre) {
+  auto random = tests::seeded();
+  LeastLoadedRouter router;
+  for (std::uint32_t count = 1; count < 70; ++count) {
+    auto healthy = idle(count);
+    for (Replica& replica : healthy) replica.current_load = static_cast<double>(1 + random() % 9);
+    const auto least = std::min_element(
+        healthy.begin(), healthy.end(),
+        [](const Replica& a, const Replica& b) { return a.current_load < b.current_load; });
+    EXPECT_EQ(pick(router, healthy), least->idx) << "of " << count;  // the first of them
+    healthy[random() % count].current_load = 0.5;
+    EXPECT_EQ(healthy[pick(router, healthy)].current_load, 0.5) << "of " << count;
+  }
+}
+
 TEST(PowerOfTwoRouter, NeverTakesTheMostLoadedOfManyIfItCanHelpIt) {
   PowerOfTwoRouter router;
   std::map<std::uint32_t, int> counts;
@@ -125,6 +140,35 @@ TEST(HashRouter, SpreadsKeys) {
   std::map<std::uint32_t, int> counts;
   for (int i = 0; i < 5000; ++i) ++counts[pick(router, idle(5), key(i))];
   for (std::uint32_t idx = 0; idx < 5; ++idx) EXPECT_NEAR(counts[idx], 1000, 200) << idx;
+}
+
+TEST(HashRouter, SpreadsKeysOverManyReplicasWithAnyIdx) {
+  HashRouter router;
+  for (const std::uint32_t first : {0u, 230u, 100'000u}) {
+    auto healthy = idle(64);
+    for (Replica& replica : healthy) replica.idx += first;
+    std::map<std::uint32_t, int> counts;
+    for (int i = 0; i < 64'000; ++i) ++counts[pick(router, healthy, key(i))];
+    EXPECT_EQ(counts.size(), 64u);
+    for (const auto& [idx, count] : counts) EXPECT_NEAR(count, 1000, 200) << idx;
+  }
+}
+
+TEST(HashRouter, KeysStayWhenAReplicaBeyondTheOthersComes) {
+  HashRouter router;
+  const auto few = idle(5);
+  auto more = few;
+  more.push_back(replicas({{300, 0}}).front());
+  int moved = 0;
+  for (int i = 0; i < 600; ++i) {
+    const std::uint32_t now = pick(router, more, key(i));
+    if (now == 300) {
+      ++moved;
+    } else {
+      EXPECT_EQ(now, pick(router, few, key(i))) << key(i);
+    }
+  }
+  EXPECT_NEAR(moved, 100, 40);
 }
 
 TEST(HashRouter, MovesOnlyTheKeysOfAReplicaThatWentAway) {
