@@ -7,7 +7,9 @@
 #include <functional>
 #include <nlohmann/json.hpp>
 
+#include "bench/forge_bench/batch_bars.h"
 #include "bench/forge_bench/service_bars.h"
+#include "bench/forge_bench/stress_bars.h"
 #include "bench/forge_bench/text.h"
 
 namespace forge::bench {
@@ -84,7 +86,7 @@ Options base(const BarOptions& options) {
   return base;
 }
 
-void round_trip_bars(const BarOptions& options, Runner& runner, std::vector<Bar>& bars) {
+std::vector<Bar> round_trip_bars(const BarOptions& options, Runner& runner) {
   Options what = base(options);
   what.wait = Wait::spin;
   const Series series = run_series(runner, what, options.runs);
@@ -109,8 +111,7 @@ void round_trip_bars(const BarOptions& options, Runner& runner, std::vector<Bar>
       tail, series, options.runs, true, [&](const Run& run) { return at(0.99)(run) / rings(run); },
       [](const Run&) { return 10.0; });
   tail.measured = text("%.2f ×", tail.value);
-  bars.push_back(std::move(middle));
-  bars.push_back(std::move(tail));
+  return {std::move(middle), std::move(tail)};
 }
 
 Bar stream_bar(const BarOptions& options, Runner& runner) {
@@ -161,6 +162,33 @@ Bar parked_bar(const BarOptions& options, Runner& runner) {
   return bar;
 }
 
+struct Bench {
+  const BarOptions& options;
+  Runner runner;
+  Options base;
+};
+
+/// Bars that are measured together.
+struct Group {
+  const char* name;
+  std::vector<Bar> (*measure)(Bench&);
+};
+
+constexpr Group kGroups[] = {
+    {"round-trip", [](Bench& b) { return round_trip_bars(b.options, b.runner); }},
+    {"stream", [](Bench& b) { return std::vector{stream_bar(b.options, b.runner)}; }},
+    {"tensors", [](Bench& b) { return std::vector{tensor_bar(b.options, b.runner)}; }},
+    {"parked", [](Bench& b) { return std::vector{parked_bar(b.options, b.runner)}; }},
+    {"idle", [](Bench& b) { return std::vector{idle_bar(b.base, b.options.runs)}; }},
+    {"allocations", [](Bench& b) { return std::vector{allocation_bar(b.base)}; }},
+    {"restart", [](Bench& b) { return std::vector{restart_bar(b.base, b.options.runs)}; }},
+    {"routers", [](Bench& b) { return std::vector{router_bar(b.options.runs)}; }},
+    {"batches", [](Bench& b) { return std::vector{batch_bar(b.base, b.options.runs)}; }},
+    {"digits", [](Bench& b) { return digits_bars(b.base, b.runner, b.options.runs); }},
+    {"replicas", [](Bench& b) { return many_replicas_bars(b.base); }},
+    {"sessions", [](Bench& b) { return many_sessions_bars(b.base); }},
+};
+
 }  // namespace
 
 const char* to_string(Verdict verdict) {
@@ -177,29 +205,32 @@ const char* to_string(Verdict verdict) {
   return "?";
 }
 
+std::vector<std::string> bar_names() {
+  std::vector<std::string> names;
+  for (const Group& group : kGroups) names.emplace_back(group.name);
+  return names;
+}
+
 std::vector<Bar> measure_bars(const BarOptions& options, Floor& floor) {
-  Runner runner(&floor, kProbeSeconds);
-  const Options what = base(options);
+  Bench bench{options, Runner(&floor, kProbeSeconds), base(options)};
   std::vector<Bar> bars;
-  round_trip_bars(options, runner, bars);
-  bars.push_back(stream_bar(options, runner));
-  bars.push_back(tensor_bar(options, runner));
-  bars.push_back(parked_bar(options, runner));
-  say("bars: an idle service");
-  bars.push_back(idle_bar(what, options.runs));
-  say("bars: heap allocations");
-  bars.push_back(allocation_bar(what));
-  say("bars: a killed worker");
-  bars.push_back(restart_bar(what, options.runs));
+  for (const Group& group : kGroups) {
+    const auto& only = options.only;
+    if (!only.empty() && std::ranges::find(only, group.name) == only.end()) continue;
+    say(std::string("bars: ") + group.name);
+    // Probes of the floor are shared by runs that follow each other, not across other work.
+    bench.runner.forget();
+    for (Bar& bar : group.measure(bench)) bars.push_back(std::move(bar));
+  }
   say("");
   return bars;
 }
 
 std::string to_text(const std::vector<Bar>& bars) {
   std::string out =
-      left("bar", 38) + left("target", 20) + left("measured", 13) + left("verdict", 14) + "note\n";
+      left("bar", 40) + left("target", 23) + left("measured", 13) + left("verdict", 14) + "note\n";
   for (const Bar& bar : bars) {
-    out += left(bar.name, 38) + left(bar.target, 20) + left(bar.measured, 13) +
+    out += left(bar.name, 40) + left(bar.target, 23) + left(bar.measured, 13) +
            left(to_string(bar.verdict), 14) + bar.note + "\n";
   }
   return out;

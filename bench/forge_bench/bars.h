@@ -25,12 +25,16 @@ struct Bar {
 /// Options that bars take from the command line; everything else is what the bars say.
 struct BarOptions {
   std::uint64_t seed = 1;
-  int runs = 5;             ///< that count, per bar
-  double duration_s = 0.8;  ///< of each
+  int runs = 5;                   ///< that count, per bar
+  double duration_s = 0.8;        ///< of each
+  std::vector<std::string> only;  ///< names of bar_names(); empty: all
   std::string plugin_dir;
 };
 
-/// Measures all of them, in about a minute. `floor` was made with kBarSlab* and the first two
+/// What BarOptions::only may name; a name stands for one bar or two.
+std::vector<std::string> bar_names();
+
+/// Measures them, all in about two minutes. `floor` was made with kBarSlab* and the first two
 /// cores.
 std::vector<Bar> measure_bars(const BarOptions& options, Floor& floor);
 inline constexpr std::size_t kBarSlabBytes = std::size_t{1} << 20;

@@ -81,7 +81,7 @@ void watch(const LoadPlan& plan, const Phases& phases, const std::vector<Progres
     if (now - seen_at > static_cast<std::int64_t>(kStallSeconds * 1e9)) give_up(totals);
     // Not on a terminal: sleeps the run away instead of disturbing a core.
     const std::int64_t rest = phases.end_ns - now;
-    if (!show && rest > 20'000'000) {
+    if (!show && rest > 20'000'000 && plan.requests == 0) {
       std::this_thread::sleep_for(
           std::chrono::nanoseconds(std::min<std::int64_t>(rest, 1'000'000'000)));
     } else {

@@ -10,10 +10,12 @@
 
 #include <forge/error.h>
 #include <forge/future.h>
+#include <algorithm>
 #include <atomic>
 #include <cstdint>
 #include <exception>
 #include <functional>
+#include <limits>
 #include <map>
 #include <memory>
 #include <string>
@@ -30,8 +32,9 @@ struct LoadPlan {
   int inflight = 1;
   double warmup_s = 0.3;
   double duration_s = 2;
-  std::vector<int> cpus;  ///< of the client threads; empty: anywhere
-  std::string title;      ///< shown on a terminal while it runs; empty: nothing is
+  std::uint64_t requests = 0;  ///< of each client, after which it stops; 0: when time is up
+  std::vector<int> cpus;       ///< of the client threads; empty: anywhere
+  std::string title;           ///< shown on a terminal while it runs; empty: nothing is
 };
 
 struct LoadResult {
@@ -74,7 +77,7 @@ inline constexpr int kHopeless = 1000;
 /// One client. `work` has `using Answer`, `Future<Answer> send(number)` and `bool check(number,
 /// Answer&)`.
 template <class Work>
-void run_client(Work& work, std::uint64_t first_number, int inflight, const Phases& phases,
+void run_client(Work& work, std::uint64_t first_number, const LoadPlan& plan, const Phases& phases,
                 Progress& progress, LoadResult& result) {
   using Answer = typename Work::Answer;
   const std::int64_t clock_cost = clock_cost_ns();
@@ -83,7 +86,7 @@ void run_client(Work& work, std::uint64_t first_number, int inflight, const Phas
     std::uint64_t number = 0;
     std::int64_t begin = 0;
   };
-  std::vector<Request> requests(static_cast<std::size_t>(inflight));
+  std::vector<Request> requests(static_cast<std::size_t>(plan.inflight));
   std::uint64_t next = first_number;
   const auto send = [&](Request& request, std::int64_t begin) {
     request.begin = begin;
@@ -113,11 +116,13 @@ void run_client(Work& work, std::uint64_t first_number, int inflight, const Phas
   };
 
   // With one in flight the clock is read anew for each request, so that checking is not part of it.
-  const bool alone = inflight == 1;
+  const bool alone = plan.inflight == 1;
+  const std::uint64_t most =
+      plan.requests != 0 ? plan.requests : std::numeric_limits<std::uint64_t>::max();
   for (Request& request : requests) send(request, now_ns());
   for (std::size_t oldest = 0;; oldest = oldest + 1 == requests.size() ? 0 : oldest + 1) {
     receive(requests[oldest]);
-    if (now >= phases.end_ns || failures >= kHopeless) {
+    if (now >= phases.end_ns || result.sent >= most || failures >= kHopeless) {
       for (std::size_t i = 1; i < requests.size(); ++i) {
         receive(requests[(oldest + i) % requests.size()]);
       }
@@ -154,8 +159,7 @@ LoadResult run_load(const LoadPlan& plan, MakeWork make_work) {
       try {
         if (!plan.cpus.empty()) pin_to(plan.cpus);
         Work work = make_work(static_cast<int>(i));
-        detail::run_client(work, (std::uint64_t{i} << 40) + 1, plan.inflight, phases, progress[i],
-                           *result);
+        detail::run_client(work, (std::uint64_t{i} << 40) + 1, plan, phases, progress[i], *result);
       } catch (...) {
         failures[i] = std::current_exception();
       }
@@ -170,7 +174,8 @@ LoadResult run_load(const LoadPlan& plan, MakeWork make_work) {
     if (failures[i]) std::rethrow_exception(failures[i]);
     total.merge(*results[i]);
   }
-  total.seconds = plan.duration_s;
+  total.seconds =
+      std::min(plan.duration_s, static_cast<double>(now_ns() - phases.measured_ns) / 1e9);
   return total;
 }
 

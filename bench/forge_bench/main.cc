@@ -200,7 +200,7 @@ int run_bars_command(const CommandLine& line) {
   const JsonFile json(line.options.json);
   BarOptions bar_options = line.bars;
   bar_options.plugin_dir = line.options.plugin_dir;
-  plugin_path(line.options, "libecho.so");
+  for (const char* plugin : {"libecho.so", "libdigits.so"}) plugin_path(line.options, plugin);
   const auto floor = make_floor(line.options, kBarSlabBytes, kBarSlabDepth);
   if (!floor) throw UsageError("bars are ratios to the floor, which needs two cores");
   const std::vector<Bar> bars = measure_bars(bar_options, *floor);
@@ -275,9 +275,12 @@ Cli::Cli() {
       ->check(seconds(0.05, 600))
       ->capture_default_str();
   bars->add_option("--seed", line.bars.seed, "Of payloads")->capture_default_str();
+  bars->add_option("--only", line.bars.only, "Some of them, as in batches,digits")
+      ->delimiter(',')
+      ->check(CLI::IsMember(bar_names()));
   add_cpus(*bars, options);
   add_json(*bars, options);
-  bars->add_option("--plugin-dir", options.plugin_dir, "Folder of libecho.so");
+  bars->add_option("--plugin-dir", options.plugin_dir, "Folder of libecho.so and libdigits.so");
 }
 
 int run_command(Cli& cli) {

@@ -24,18 +24,6 @@ LoadPlan load_plan(const Options& options, const Placement& place) {
   return plan;
 }
 
-/// What this client calls: the endpoint, or one for each session that is its own.
-template <class Signature>
-Callees<Signature> callees(const Options& options, const Service& service, int client) {
-  const auto endpoint = service.endpoint<Signature>(target(options).endpoint);
-  Callees<Signature> result;
-  for (int session = client; session < options.sessions; session += options.clients) {
-    result.push_back(endpoint.with({.sess_id = "session " + std::to_string(session)}));
-  }
-  if (result.empty()) result.push_back(endpoint);
-  return result;
-}
-
 void run_echo(const Options& options, const LoadPlan& plan, const Service& service, Run& run) {
   const auto seed_of = [&](int client) {
     return options.seed * 1'000'003 + static_cast<std::uint64_t>(client);

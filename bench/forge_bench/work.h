@@ -4,6 +4,7 @@
 #include <forge/service.h>
 
 #include <cstdint>
+#include <utility>
 #include <vector>
 
 #include "bench/forge_bench/options.h"
@@ -19,6 +20,18 @@ using Callees = std::vector<Endpoint<Signature>>;
 template <class Signature>
 const Endpoint<Signature>& callee(const Callees<Signature>& callees, std::uint64_t number) {
   return callees.size() == 1 ? callees.front() : callees[number % callees.size()];
+}
+
+/// What this client calls: the endpoint, or one for each session that is its own.
+template <class Signature>
+Callees<Signature> callees(const Options& options, const Service& service, int client) {
+  const auto endpoint = service.endpoint<Signature>(target(options).endpoint);
+  Callees<Signature> result;
+  for (int session = client; session < options.sessions; session += options.clients) {
+    result.push_back(endpoint.with({.sess_id = "session " + std::to_string(session)}));
+  }
+  if (result.empty()) result.push_back(endpoint);
+  return result;
 }
 
 /// Echo of a byte block, checked byte by byte.
@@ -54,6 +67,27 @@ class TensorWork {
   Bytes source_;
   std::uint64_t sum_;  // of the source's words, the number aside
   std::vector<std::int64_t> shape_;
+};
+
+/// Numbers to and fro; the answer says which replica it came from.
+class LocatedWork {
+ public:
+  using Answer = std::pair<std::int64_t, int>;
+  /// `counts`, by replica, belongs to this client until its thread has ended.
+  LocatedWork(Endpoint<Answer(std::int64_t)> located, std::vector<std::uint64_t>& counts)
+      : located_(std::move(located)), counts_(counts) {}
+
+  Future<Answer> send(std::uint64_t number) {
+    return located_.route(static_cast<std::int64_t>(number));
+  }
+  bool check(std::uint64_t number, const Answer& answer) const {
+    ++counts_.at(static_cast<std::size_t>(answer.second));
+    return answer.first == static_cast<std::int64_t>(number);
+  }
+
+ private:
+  Endpoint<Answer(std::int64_t)> located_;
+  std::vector<std::uint64_t>& counts_;
 };
 
 /// Held-out images of handwritten digits. The answer is right if it is what the model says in this

@@ -72,6 +72,7 @@ class CommandLine(unittest.TestCase):
             (["floor", "--inflight", "4096"], "--inflight"),
             (["floor", "--json", "/nowhere/x.json"], "/nowhere/x.json"),
             (["bars", "--runs", "0"], "--runs"),
+            (["bars", "--only", "speed"], "speed"),
         ]
         for arguments, named in cases:
             with self.subTest(arguments=arguments):
@@ -151,6 +152,31 @@ class Reports(unittest.TestCase):
             self.check_floor(run)
         for unit in [" ns", "/s", "GB/s"]:
             self.assertIn(unit, output)
+
+    def bars(self, *names):
+        """Name, verdict and note of each bar; speed is not this test's, so they may be missed."""
+        with tempfile.TemporaryDirectory() as folder:
+            path = os.path.join(folder, "bars.json")
+            done = bench("bars", "--only", ",".join(names), "--runs", "1", "--duration", "0.1",
+                         "--json", path)
+            self.assertIn(done.returncode, [0, 1], done.stderr)
+            self.assertEqual(done.stderr, "")
+            with open(path) as file:
+                report = json.load(file)
+        return [(bar["bar"], bar["verdict"], bar["note"]) for bar in report["bars"]]
+
+    @unittest.skipUnless(TWO_CORES, "the floor needs two cores")
+    def test_bars_measures_what_it_is_told(self):
+        self.assertEqual(len(self.bars("routers")), 1)
+        self.assertEqual(len(self.bars("batches", "digits")), 3)
+
+    @unittest.skipUnless(TWO_CORES, "the floor needs two cores")
+    def test_many_replicas_and_many_sessions_lose_nothing(self):
+        bars = self.bars("replicas", "sessions")
+        self.assertEqual(len(bars), 5)
+        for name, verdict, note in bars:
+            if "memory" not in name and "left" not in name:
+                self.assertEqual(verdict, "met", name + ": " + note)
 
     def test_echo_reports_runs_and_their_median(self):
         output, report = self.report("echo", *SHORT, "--repeat", "3")
