@@ -7,6 +7,7 @@
 
 #include "bench/forge_bench/machine.h"
 #include "bench/forge_bench/text.h"
+#include "bench/forge_bench/time_split.h"
 
 namespace forge::bench {
 namespace {
@@ -288,6 +289,7 @@ Json to_json(const Options& options, const std::vector<Run>& runs) {
     return median_of(runs, [&](const Run& run) { return latency(run, quantile); });
   });
   if (!echoes) json["accuracy"] = optional_json(median_of(runs, &Run::accuracy));
+  put_time_split(json, runs);
   const auto floor = median_floor(runs);
   json["floor"] = floor ? to_json(*floor) : Json();
   json["ratio_to_rings"] = optional_json(median_of(runs, &Run::ratio_to_rings));
@@ -330,6 +332,7 @@ std::string to_text(const Options& options, const std::vector<Run>& runs) {
   const auto floor = median_floor(runs);
   out += labelled("floor", floor ? describe(*floor) : "not measured: it needs two cores");
   out += "\n" + table(options, runs) + "\n";
+  out += time_split_text(options, runs);
   out += labelled("ratio", ratio_line(options, runs));
   out += labelled("requests",
                   with_commas(sums.load.sent) + "; " + counted(sums.counters.replays, "replay") +

@@ -78,6 +78,7 @@ Run run_service(const Options& options) {
     run.restarts += replica.incarnation - 1;
   }
   run.counters = service.counters();
+  run.metrics = service.get_metrics_summary().endpoints.at(target(options).endpoint);
   service.shutdown();
   return run;
 }

@@ -35,12 +35,15 @@ class Histogram {
     const std::uint64_t value = ns > 0 ? static_cast<std::uint64_t>(ns) : 0;
     ++buckets_[index_of(value)];
     ++count_;
+    sum_ += static_cast<double>(value);
     if (value > max_) max_ = value;
   }
   void merge(const Histogram& other);
 
   std::uint64_t count() const { return count_; }
   double max() const { return static_cast<double>(max_); }
+  /// 0 of nothing.
+  double mean() const { return count_ == 0 ? 0 : sum_ / static_cast<double>(count_); }
   /// The value that a share of `quantile` (0 to 1) of the samples does not exceed; 0 if there are
   /// none.
   double percentile(double quantile) const;
@@ -59,6 +62,7 @@ class Histogram {
 
   std::array<std::uint64_t, (64 - kSubBits + 1) * kSub> buckets_{};
   std::uint64_t count_ = 0;
+  double sum_ = 0;
   std::uint64_t max_ = 0;
 };
 

@@ -60,6 +60,13 @@ TEST(BenchHistogram, OfNothingIsNothing) {
   const auto histogram = std::make_unique<Histogram>();
   EXPECT_EQ(histogram->percentile(0.5), 0);
   EXPECT_EQ(histogram->max(), 0);
+  EXPECT_EQ(histogram->mean(), 0);
+}
+
+TEST(BenchHistogram, TheMeanIsThatOfTheSamples) {
+  const auto histogram = std::make_unique<Histogram>();
+  for (const std::int64_t value : {1, 1000, 1'000'000}) histogram->record(value);
+  EXPECT_DOUBLE_EQ(histogram->mean(), 1'001'001.0 / 3);
 }
 
 TEST(BenchHistogram, MergingIsRecordingTogether) {
@@ -75,6 +82,7 @@ TEST(BenchHistogram, MergingIsRecordingTogether) {
   one->merge(*other);
   EXPECT_EQ(one->count(), both->count());
   EXPECT_EQ(one->max(), both->max());
+  EXPECT_DOUBLE_EQ(one->mean(), both->mean());
   for (const double quantile : {0.01, 0.5, 0.99}) {
     EXPECT_EQ(one->percentile(quantile), both->percentile(quantile));
   }

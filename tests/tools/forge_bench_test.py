@@ -140,8 +140,28 @@ class Reports(unittest.TestCase):
         for run in report["runs"]:
             self.check_run(run)
         self.assertEqual(sum(run["requests"] for run in report["runs"]), report["requests"])
+        self.check_time(report)
         last = output.splitlines()[-1]
         self.assertTrue(last.startswith("answered exactly once: yes"), output)
+
+    def check_time(self, report):
+        """The split of each request's time: parts make up the whole, batches what they are made of."""
+        time = report["time"]
+        total = time["total"]
+        self.assertGreater(total["count"], 0)
+        self.assertGreaterEqual(time["client"]["mean_ns"], 0)
+        parts = [time[name] for name in ["batch_wait", "queue", "transport", "execution"]]
+        for part in parts:
+            self.assertLessEqual(part["p50_ns"], part["p99_ns"])
+            self.assertLessEqual(part["mean_ns"], part["max_ns"])
+        batched = report["options"]["batch_size"] > 1 and report["options"]["sessions"] == 0
+        self.assertEqual(parts[0]["count"] > 0, batched)
+        self.assertEqual(len(report["batch_sizes"]) > 0, batched)
+        for size in report["batch_sizes"]:
+            self.assertLessEqual(int(size), report["options"]["batch_size"])
+        if report["restarts"] == 0:  # a batch that is taken apart and tried again counts more than once
+            called = sum(int(size) * count for size, count in report["batch_sizes"].items())
+            self.assertEqual(called, report["requests"] if batched else 0)
 
     @unittest.skipUnless(TWO_CORES, "the floor needs two cores")
     def test_floor_measures_every_probe(self):
@@ -209,6 +229,14 @@ class Reports(unittest.TestCase):
                 self.assertEqual(report["options"]["batch_size"], 8)
                 self.assertEqual(report["options"]["batch_timeout_ns"], 2_000_000)
                 self.assertIn("batches of 8 within 2.00 ms", output)
+                for row in ["client", "batch wait", "queue", "transport", "execution", "batches"]:
+                    self.assertIn("\n" + row + " ", output)
+
+    def test_half_empty_batches_are_pointed_out(self):
+        output, report = self.report("echo", *SHORT, "--batch-size", "64", "--batch-timeout", "1ms",
+                                     "--inflight", "4")
+        self.check_load(output, report)
+        self.assertIn("next        batches leave half empty", output)
 
     def test_echo_with_every_router(self):
         for router in ["round_robin", "least_loaded", "power_of_two_choices", "hash"]:
