@@ -146,6 +146,38 @@ Bar tensor_bar(const BarOptions& options, Runner& runner) {
   return bar;
 }
 
+/// 64 rows of 64 KiB, each filled where its batch will lie.
+std::vector<Bar> row_bars(const BarOptions& options, Runner& runner) {
+  Options what = base(options);
+  what.payload = std::size_t{64} << 10;
+  what.batch_size = 64;
+  what.batch_timeout = std::chrono::seconds(1);  // one that leaves early splits a slab
+  what.inflight = 128;
+  const Series series = run_series(runner, what, options.runs);
+  const auto slab = [](const Run& run) { return run.floor->slab_gbps; };
+  const auto rate = [&](const Run& run) { return measured(what, run.load); };
+  Bar speed{"64 rows of 64 KiB in place", "≥ 0.9 × slab", "", Verdict::noisy, "", 0, 0};
+  speed.note =
+      text("%.1f GB/s; slab %.1f GB/s", median_of(series.all, rate), median_of(series.all, slab));
+  judge(
+      speed, series, options.runs, false, [&](const Run& run) { return rate(run) / slab(run); },
+      [](const Run&) { return 0.9; });
+  speed.measured = text("%.2f ×", speed.value);
+
+  Bar copies{"the same: rows copied", "0", "", Verdict::met, "", 0, 0};
+  std::uint64_t rows = 0;
+  std::uint64_t copied = 0;
+  for (const Run& run : series.all) {
+    rows += run.load.sent;
+    copied += run.copied.value_or(0);
+  }
+  copies.value = static_cast<double>(copied);
+  copies.measured = with_commas(copied);
+  copies.verdict = copied == 0 ? Verdict::met : Verdict::missed;
+  copies.note = "of " + with_commas(rows);
+  return {std::move(speed), std::move(copies)};
+}
+
 Bar parked_bar(const BarOptions& options, Runner& runner) {
   Options what = base(options);
   what.wait = Wait::block;
@@ -178,6 +210,7 @@ constexpr Group kGroups[] = {
     {"round-trip", [](Bench& b) { return round_trip_bars(b.options, b.runner); }},
     {"stream", [](Bench& b) { return std::vector{stream_bar(b.options, b.runner)}; }},
     {"tensors", [](Bench& b) { return std::vector{tensor_bar(b.options, b.runner)}; }},
+    {"rows", [](Bench& b) { return row_bars(b.options, b.runner); }},
     {"parked", [](Bench& b) { return std::vector{parked_bar(b.options, b.runner)}; }},
     {"idle", [](Bench& b) { return std::vector{idle_bar(b.base, b.options.runs)}; }},
     {"allocations", [](Bench& b) { return std::vector{allocation_bar(b.base)}; }},

@@ -248,7 +248,7 @@ Cli::Cli() {
   echo = app.add_subcommand("echo", "Bytes or tensors to an actor and back");
   add_load(*echo, Work::echo, options);
   echo->add_option("--payload", options.payload,
-                   "Bytes of each request, 8 at least; above 65536 they travel as tensors")
+                   "Bytes of each request, 8 at least; from 65536 on they travel as tensors")
       ->check(CLI::Range(kNumberBytes, std::size_t{1} << 32))
       ->capture_default_str();
 

@@ -40,6 +40,10 @@ Target target(const Options& options) {
   return result;
 }
 
+bool uses_rows(const Options& options) {
+  return uses_tensors(options) && target(options).options.batch_size > 1;
+}
+
 std::chrono::nanoseconds parse_duration(const std::string& text) {
   static constexpr std::pair<std::string_view, double> kUnits[] = {
       {"ns", 1}, {"us", 1e3}, {"µs", 1e3}, {"ms", 1e6}, {"s", 1e9}};

@@ -44,10 +44,10 @@ struct Options {
 
 /// Every request carries its number.
 inline constexpr std::size_t kNumberBytes = sizeof(std::uint64_t);
-/// Larger payloads travel as tensors.
-inline constexpr std::size_t kLargestBytes = std::size_t{64} << 10;
+/// From here on payloads travel as tensors.
+inline constexpr std::size_t kSmallestTensor = std::size_t{64} << 10;
 inline bool uses_tensors(const Options& options) {
-  return options.work == Work::echo && options.payload > kLargestBytes;
+  return options.work == Work::echo && options.payload >= kSmallestTensor;
 }
 /// One to one: the case in which latency means something.
 inline bool is_round_trip(const Options& options) {
@@ -62,6 +62,8 @@ struct Target {
   EndpointOptions options;
 };
 Target target(const Options& options);
+/// Tensors that are rows of a batch, filled where the batch will lie.
+bool uses_rows(const Options& options);
 
 /// "10ms", "1.5us", "2 s". Throws UsageError if it is no duration with a unit.
 std::chrono::nanoseconds parse_duration(const std::string& text);

@@ -52,6 +52,7 @@ struct Sums {
   ServiceCounters counters;
   std::uint64_t restarts = 0;
   std::uint64_t kills = 0;
+  std::uint64_t copied = 0;
 };
 
 Sums add_up(const std::vector<Run>& runs) {
@@ -64,6 +65,7 @@ Sums add_up(const std::vector<Run>& runs) {
     sums.counters.violations += run.counters.violations;
     sums.restarts += run.restarts;
     sums.kills += run.kills;
+    sums.copied += run.copied.value_or(0);
   }
   return sums;
 }
@@ -98,6 +100,7 @@ Json run_json(const Options& options, const Run& run) {
   json["kills"] = run.kills;
   json["throughput_rps"] = load.throughput();
   json["latency_ns"] = latency_json([&](double quantile) { return latency(run, quantile); });
+  if (run.copied) json["copied_rows"] = *run.copied;
   if (run.accuracy) json["accuracy"] = *run.accuracy;
   json["floor"] = run.floor ? to_json(*run.floor) : Json();
   json["floor_drift"] = run.floor_drift;
@@ -340,6 +343,9 @@ std::string to_text(const Options& options, const std::vector<Run>& runs) {
                       counted(sums.restarts, "restart") + ", " + counted(sums.kills, "kill"));
   if (options.sessions > 0) out += labelled("order", order_line(options, sums.load));
   out += labelled("errors", errors_line(sums.load));
+  if (uses_rows(options)) {
+    out += labelled("copies", with_commas(sums.copied) + " rows were copied into their batch");
+  }
   if (const auto accuracy = median_of(runs, &Run::accuracy)) {
     out += labelled("accuracy", text("%.2f %% of the images asked about", 100 * *accuracy));
   }

@@ -30,8 +30,8 @@ void run_echo(const Options& options, const LoadPlan& plan, const Service& servi
   };
   if (uses_tensors(options)) {
     run.load = run_load(plan, [&](int client) {
-      return TensorWork(service, callees<Tensor(Tensor)>(options, service, client), options.payload,
-                        seed_of(client));
+      return TensorWork(service, callees<Tensor(Tensor)>(options, service, client),
+                        uses_rows(options), options.payload, seed_of(client));
     });
   } else {
     run.load = run_load(plan, [&](int client) {
@@ -57,6 +57,15 @@ void run_digits(const Options& options, const LoadPlan& plan, const Service& ser
   }
 }
 
+/// How many tensors the workers had to copy to make batches of them.
+std::uint64_t copied_tensors(const Service& service) {
+  std::uint64_t count = 0;
+  for (const auto& replica : service.endpoint<std::uint64_t()>("copied_tensors").fanout().get()) {
+    count += replica.has_value() ? replica.value() : 0;
+  }
+  return count;
+}
+
 Run run_service(const Options& options) {
   const Placement place = placement(options);
   Controller controller(
@@ -78,6 +87,7 @@ Run run_service(const Options& options) {
     run.restarts += replica.incarnation - 1;
   }
   run.counters = service.counters();
+  if (uses_rows(options)) run.copied = copied_tensors(service);
   run.metrics = service.get_metrics_summary().endpoints.at(target(options).endpoint);
   service.shutdown();
   return run;

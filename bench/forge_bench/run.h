@@ -30,6 +30,7 @@ struct Run {
   std::uint64_t kills = 0;
   ServiceCounters counters;              ///< what the service survived
   EndpointMetrics metrics;               ///< of what was called, warm-up included
+  std::optional<std::uint64_t> copied;   ///< rows that had to be copied into their batch
   std::optional<double> accuracy;        ///< digits: share of the images recognised
   std::optional<FloorFigures> floor;     ///< between the probes before and after; none on one core
   double floor_drift = 0;                ///< of the yardstick's figure, as a share

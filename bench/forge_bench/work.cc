@@ -31,10 +31,11 @@ bool BytesWork::check(std::uint64_t number, const Bytes& answer) const {
                      payload_.size() - kNumberBytes) == 0;
 }
 
-TensorWork::TensorWork(const Service& service, Callees<Tensor(Tensor)> echo, std::size_t size,
-                       std::uint64_t seed)
+TensorWork::TensorWork(const Service& service, Callees<Tensor(Tensor)> echo, bool rows,
+                       std::size_t size, std::uint64_t seed)
     : service_(service),
       echo_(std::move(echo)),
+      rows_(rows),
       source_(make_payload(size, seed)),
       shape_{static_cast<std::int64_t>(size)} {
   std::memset(source_.data(), 0, kNumberBytes);
@@ -43,9 +44,10 @@ TensorWork::TensorWork(const Service& service, Callees<Tensor(Tensor)> echo, std
 
 Future<Tensor> TensorWork::send(std::uint64_t number) {
   std::memcpy(source_.data(), &number, kNumberBytes);
-  Tensor tensor = service_.allocate(DType::u8, shape_);
+  const Echo& echo = callee(echo_, number);
+  Tensor tensor = rows_ ? echo.allocate(DType::u8, shape_) : service_.allocate(DType::u8, shape_);
   std::memcpy(tensor.span<std::byte>().data(), source_.data(), source_.size());
-  return callee(echo_, number).route(tensor);
+  return echo.route(tensor);
 }
 
 bool TensorWork::check(std::uint64_t number, const Tensor& answer) const {

@@ -55,7 +55,9 @@ class BytesWork {
 class TensorWork {
  public:
   using Answer = Tensor;
-  TensorWork(const Service& service, Callees<Tensor(Tensor)> echo, std::size_t size,
+  using Echo = Endpoint<Tensor(Tensor)>;
+  /// `rows`: as a row of the endpoint's next batch.
+  TensorWork(const Service& service, Callees<Tensor(Tensor)> echo, bool rows, std::size_t size,
              std::uint64_t seed);
 
   Future<Tensor> send(std::uint64_t number);
@@ -64,6 +66,7 @@ class TensorWork {
  private:
   const Service& service_;
   Callees<Tensor(Tensor)> echo_;
+  bool rows_;
   Bytes source_;
   std::uint64_t sum_;  // of the source's words, the number aside
   std::vector<std::int64_t> shape_;

@@ -229,6 +229,7 @@ class Reports(unittest.TestCase):
                 self.assertEqual(report["options"]["batch_size"], 8)
                 self.assertEqual(report["options"]["batch_timeout_ns"], 2_000_000)
                 self.assertIn("batches of 8 within 2.00 ms", output)
+                self.assertEqual("rows were copied" in output, payload == "100000")
                 for row in ["client", "batch wait", "queue", "transport", "execution", "batches"]:
                     self.assertIn("\n" + row + " ", output)
 

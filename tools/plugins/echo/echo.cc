@@ -41,6 +41,9 @@ class Echo : public forge::ForgeActor {
     return tensor(value);
   }
 
+  /// How many tensors of batches had to be copied here.
+  std::uint64_t copied_tensors() const { return forge::detail::copied_tensors(); }
+
   /// The number, and which replica gave it back.
   std::pair<std::int64_t, int> located(std::int64_t value) const {
     return {value, forge::context().replica()};
@@ -77,6 +80,7 @@ FORGE_PLUGIN(m) {
       .endpoint("bytes_in_order", &Echo::bytes_in_order)
       .endpoint("tensor_in_order", &Echo::tensor_in_order)
       .endpoint("located", &Echo::located)
+      .endpoint("copied_tensors", &Echo::copied_tensors)
       // In batches as large as the service wants them.
       .batched_endpoint("bytes_batch", &Echo::bytes_batch, {})
       .batched_endpoint("tensor_batch", &Echo::tensor, {})
