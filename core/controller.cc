@@ -133,13 +133,18 @@ std::shared_ptr<const replicas::ActorManifest> tailored(const replicas::ActorMan
                                                         const Options& options,
                                                         const std::string& service) {
   auto result = std::make_shared<replicas::ActorManifest>(actor);
+  const std::string who = "service '" + service + "': ";
   for (const auto& [name, wanted] : options.endpoints) {
     const auto index = result->index_of(name);
     if (!index) {
-      throw UnknownEndpoint("service '" + service + "': options.endpoints names '" + name +
-                            "', which is no endpoint of actor '" + actor.name + "'");
+      throw UnknownEndpoint(std::string(who)
+                                .append("options.endpoints names '")
+                                .append(name)
+                                .append("', which is no endpoint of actor '")
+                                .append(actor.name)
+                                .append("'"));
     }
-    detail::check_options("service '" + service + "': endpoint '" + name + "'", wanted,
+    detail::check_options(std::string(who).append("endpoint '").append(name).append("'"), wanted,
                           "correct it in options.endpoints");
     result->endpoints[*index].options = wanted;
   }

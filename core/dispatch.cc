@@ -321,17 +321,22 @@ void Engine::flush(std::size_t endpoint) {
   if (unit != nullptr) pump(*unit);
 }
 
-/// Rows in place adjoin if their calls are in the order of their rows, whoever made them first.
+/// Rows adjoin if their calls are in the order of their rows, whoever made them first.
 void Engine::put_in_order(std::size_t endpoint) {
-  replicas::EntryList& entries = forming_[endpoint].entries;
-  const auto at = [](const replicas::Entry& entry) {
+  const auto row = [](const replicas::Entry& entry) {
     const auto& residents = static_cast<const Payload*>(entry.payload)->residents;
     return residents.empty() ? nullptr : residents.front().bytes().data();
   };
-  entries.sort([&](const auto& a, const auto& b) { return std::less<>{}(at(a), at(b)); });
-  // What comes after a batch that was not full begins with a row of its own.
+  replicas::EntryList& entries = forming_[endpoint].entries;
+  entries.sort([&](const auto& a, const auto& b) { return std::less<>{}(row(a), row(b)); });
+  // A batch that was not full, or had rows of two slabs, shifts all that follow: the next row handed
+  // out begins a slab again.
+  Tensor& slab = slabs_[endpoint].memory;
+  const std::byte* const first = row(entries.front());
+  const std::size_t span = slab.bytes().size();
+  const bool together = first != nullptr && row(entries.back()) < first + span;
   const int full = actor_->endpoints[endpoint].options.batch_size;
-  if (entries.size() < static_cast<std::size_t>(full)) slabs_[endpoint].memory = Tensor();
+  if (!together || entries.size() < static_cast<std::size_t>(full)) slab = Tensor();
 }
 
 void Engine::flush_due(SteadyTime now) {

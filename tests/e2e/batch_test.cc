@@ -265,6 +265,19 @@ TEST_F(Rows, AdjoinAgainAfterABatchThatWasNotFull) {
   EXPECT_EQ(copies(), 0u);
 }
 
+TEST_F(Rows, AdjoinAgainAfterABatchOfTwoSlabs) {
+  // Handed out before a batch left that was not full, and routed after it.
+  auto early = soon.route(row(soon, 1));
+  std::vector<Tensor> rest;
+  for (int i = 0; i < 2; ++i) rest.push_back(row(soon, 2));
+  EXPECT_EQ(value_of(std::move(early)), 16);
+  std::vector<Future<double>> futures;
+  for (const Tensor& tensor : rest) futures.push_back(soon.route(tensor));
+  for (int i = 0; i < 40; ++i) futures.push_back(soon.route(row(soon, 3)));
+  for (auto& future : futures) EXPECT_GT(value_of(std::move(future)), 0);
+  EXPECT_LE(copies(), 4u) << "one batch";
+}
+
 TEST_F(Rows, OfCancelledCallsAreSkipped) {
   const CancelSource source;
   std::vector<Future<double>> futures;
@@ -312,8 +325,8 @@ TEST_F(Rows, AreFrozenOneByOneAndGiveTheirMemoryBack) {
   for (int i = 0; i < 2; ++i) futures.push_back(sums.route(row(sums, 3)));
   EXPECT_EQ(value_of(std::move(future)), 16);
   for (auto& rest : futures) value_of(std::move(rest));
-  // Sixteen times what the arena holds.
-  for (int round = 0; round < 4096; ++round) {
+  // Twice what the arena holds.
+  for (int round = 0; round < 512; ++round) {
     std::vector<Future<double>> more;
     for (int i = 0; i < 4; ++i) more.push_back(sums.route(row(sums, 1, 16 * 1024)));
     for (auto& one : more) value_of(std::move(one));

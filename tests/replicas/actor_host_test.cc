@@ -483,12 +483,11 @@ TEST_F(ShippedPlugins, DigitsReadsHeldOutImages) {
     Tensor tensor(DType::f32, {8, 8});
     std::ranges::copy(image, tensor.span<float>().begin());
     EXPECT_EQ(digits.call<int>("classify_tensor", tensor), label);
-    EXPECT_EQ(digits.call<int>("classify_batch", tensor), label);
   }
   EXPECT_GE(static_cast<double>(right), 0.96 * static_cast<double>(set.size()));
   EXPECT_THAT(digits.result<int>("classify", std::vector<float>(63)).error().what(),
               HasSubstr("63 pixels; send 64"));
-  EXPECT_FALSE(digits.result<int>("classify_batch", Tensor(DType::f32, {63})).has_value());
+  EXPECT_FALSE(digits.result<int>("classify_tensor", Tensor(DType::f32, {63})).has_value());
 }
 
 TEST_F(ShippedPlugins, FaultyFailsAndLivesOn) {

@@ -117,7 +117,7 @@ template <class Awaiter>
 class Following {
  public:
   template <class T>
-  explicit Following(T&& awaitable) : awaiter_(awaiter_of(std::forward<T>(awaitable))) {}
+  Following(std::in_place_t, T&& awaitable) : awaiter_(awaiter_of(std::forward<T>(awaitable))) {}
 
   bool await_ready() { return awaiter_.await_ready(); }
 
@@ -191,7 +191,8 @@ class TaskPromiseBase {
   Sleep await_transform(Sleep sleep) const { return sleep; }
   template <class T>
   auto await_transform(T&& awaitable) const {
-    return Following<decltype(awaiter_of(std::forward<T>(awaitable)))>(std::forward<T>(awaitable));
+    using Awaiter = decltype(awaiter_of(std::forward<T>(awaitable)));
+    return Following<Awaiter>(std::in_place, std::forward<T>(awaitable));
   }
 
   void continue_with(std::coroutine_handle<> continuation) noexcept {

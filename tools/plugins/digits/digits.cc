@@ -75,6 +75,5 @@ FORGE_PLUGIN(m) {
   using namespace forge::digits;
   m.actor<Digits>("Digits", "Tells which digit an image of 8x8 pixels shows.")
       .batched_endpoint("classify", &Digits::classify, serving())
-      .batched_endpoint("classify_tensor", &Digits::classify_tensor, serving())
-      .batched_endpoint("classify_batch", &Digits::classify_tensor, serving());  // its older name
+      .batched_endpoint("classify_tensor", &Digits::classify_tensor, serving());
 }
