@@ -394,9 +394,10 @@ void Engine::cancel(shm::RequestId request) {
   if (entry == nullptr || entry->call == nullptr) return;
   const bool queued = entry->state == replicas::EntryState::queued;
   if (!queued) arena_->mark_cancelled(request);
-  give_up(*entry, make_error({ErrorCode::cancelled,
-                              where(*entry) + (queued ? " was cancelled before it started"
-                                                      : " was cancelled; it may still run")}));
+  const char* const how = !queued                 ? " was cancelled; it may still run"
+                          : entry->executions > 0 ? " was cancelled before it ran again"
+                                                  : " was cancelled before it started";
+  give_up(*entry, make_error({ErrorCode::cancelled, where(*entry) + how}));
 }
 
 /// Nobody waits for it any more. What a worker has stays until it lets go of the payload.
@@ -427,6 +428,13 @@ void Engine::set_deadline(replicas::Entry& entry, std::chrono::nanoseconds timeo
   arm(at);
 }
 
+Refusal Engine::not_started_in_time(const replicas::Entry& entry) const {
+  return make_error({ErrorCode::deadline_exceeded,
+                     where(entry) +
+                         (entry.executions > 0 ? " was not run again" : " was not started") +
+                         " before its deadline; raise the timeout or add replicas"});
+}
+
 void Engine::expire(SteadyTime now) {
   const auto now_ns =
       std::chrono::duration_cast<std::chrono::nanoseconds>(now.time_since_epoch()).count();
@@ -434,12 +442,12 @@ void Engine::expire(SteadyTime now) {
     replicas::Entry* entry = ledger_.find(shm::unpacked(deadlines_.top().second));
     if (entry == nullptr) continue;
     const bool queued = entry->state == replicas::EntryState::queued;
-    give_up(*entry,
-            make_error({ErrorCode::deadline_exceeded,
-                        where(*entry) +
-                            (queued ? " was not started before its deadline"
-                                    : " was not answered before its deadline; it may still run") +
-                            "; raise the timeout or add replicas"}));
+    give_up(*entry, queued
+                        ? not_started_in_time(*entry)
+                        : make_error({ErrorCode::deadline_exceeded,
+                                      where(*entry) +
+                                          " was not answered before its deadline; it may still run"
+                                          "; raise the timeout or add replicas"}));
   }
   next_deadline_.store(deadlines_.empty() ? INT64_MAX : deadlines_.top().first,
                        std::memory_order_relaxed);

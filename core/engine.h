@@ -230,6 +230,7 @@ class Engine final : public detail::Driver, public std::enable_shared_from_this<
   detail::AnswerState* failed(Refusal refusal);
   void make_cancellable(replicas::Entry& entry, std::uint64_t source);
   void set_deadline(replicas::Entry& entry, std::chrono::nanoseconds timeout);
+  Refusal not_started_in_time(const replicas::Entry& entry) const;
   void expire(SteadyTime now);
   bool anything_can_come_back() const;
 

@@ -360,9 +360,7 @@ void Engine::store(Answer& answer, replicas::Entry& entry, replicas::Channel& ch
   answer.head.assign(head, head + slot.head_size);
   answer.source.head_size = slot.head_size;
   if (slot.kind == shm::ResponseKind::expired) {
-    answer.error = make_error(
-        {ErrorCode::deadline_exceeded,
-         where(entry) + " was not started before its deadline; raise the timeout or add replicas"});
+    answer.error = not_started_in_time(entry);
   } else if (slot.kind == shm::ResponseKind::error) {
     answer.error = decode_error(answer, where(entry));
   }
