@@ -240,20 +240,24 @@ bool Engine::hold(replicas::Entry& entry) {
   return !first;
 }
 
-/// The session's call that was out is over.
+/// The session's call that was out is over. A loop: thousands may be behind it, and all be refused.
 void Engine::release_next(std::uint64_t session) {
-  const auto place = held_.find(session);
-  if (place == held_.end()) return;
-  if (place->second.empty()) {
-    held_.erase(place);
-    return;
-  }
-  replicas::Entry& next = place->second.front();
-  replicas::unlink(next);
-  next.leads = true;
-  if (Refusal refusal = route_one(next, false)) {
+  for (;;) {
+    const auto place = held_.find(session);
+    if (place == held_.end()) return;
+    if (place->second.empty()) {
+      held_.erase(place);
+      return;
+    }
+    replicas::Entry& next = place->second.front();
+    replicas::unlink(next);
+    Refusal refusal = route_one(next, false);
+    if (!refusal) {
+      next.leads = true;
+      return;
+    }
     fail(next, std::move(refusal));
-    close(next);  // and on to the one behind it
+    close(next);  // it did not lead: on to the one behind it
   }
 }
 

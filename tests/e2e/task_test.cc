@@ -1,6 +1,7 @@
 // Coroutine endpoints: calls that interleave in one actor; and tasks of the embedding program.
 #include <signal.h>
 
+#include <map>
 #include <string>
 #include <thread>
 #include <vector>
@@ -115,6 +116,18 @@ TEST_F(Tasks, OfASessionKeepTheirOrderOverADeath) {
   const auto replica = service.session_map().at("one");
   ::kill(service.replicas().at(replica).pids.at(0), SIGKILL);
   for (std::int64_t i = 0; i < 10; ++i) EXPECT_EQ(value_of(std::move(futures[i])), i);
+}
+
+TEST_F(Tasks, OfASessionAreAllToldWhenNobodyComesBack) {
+  const Service service = serve({.restart = {.max_deaths = 0}, .max_queued_requests = 200'000});
+  const auto nap = service.endpoint<Nap>("nap").with({.sess_id = "one"});
+  std::vector<Future<std::int64_t>> all;  // each is released by the end of the one before it
+  for (std::int64_t i = 0; i < 100'000; ++i) all.push_back(nap.route(i, i == 0 ? 3'600'000 : 0));
+  error_of<WorkerLost>(service.endpoint<void()>("die").route());
+  std::map<std::string, std::size_t> told;
+  for (auto& future : all) ++told[outcome(await(std::move(future)))];
+  EXPECT_EQ(told["worker_lost"], 1U);
+  EXPECT_GT(told["unavailable"], 0U);
 }
 
 TEST_F(Tasks, SeeThatNobodyWaits) {
