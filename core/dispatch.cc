@@ -42,7 +42,8 @@ Refusal Engine::route_one(replicas::Entry& entry, bool fresh) {
 
 /// Nobody is healthy: why there is no use in waiting.
 Refusal Engine::check_hope() const {
-  if (anything_can_come_back()) return {};
+  // While we shut down nobody comes back either, but that is what callers are to be told.
+  if (state_ != State::serving || anything_can_come_back()) return {};
   const std::string reason = units_[0]->failure.empty() ? "" : " (" + units_[0]->failure + ")";
   return make_error({ErrorCode::unavailable, "no replica of service '" + launch_.name +
                                                  "' can come back" + reason +
