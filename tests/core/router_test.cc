@@ -195,5 +195,63 @@ TEST(HashRouter, TakesSomebodyForNoKey) {
   EXPECT_EQ(pick(router, replicas({{6, 0}})), 6u);
 }
 
+TEST(HashRouter, GivesAReplicaThatComesBackItsKeysAgain) {
+  HashRouter router;
+  const auto all = replicas({{0, 0}, {1, 0}, {2, 0}, {3, 0}});
+  auto without = all;
+  without.erase(without.begin() + 2);
+  for (int i = 0; i < 200; ++i) {
+    const std::uint32_t home = pick(router, all, key(i));
+    pick(router, without, key(i));
+    EXPECT_EQ(pick(router, all, key(i)), home) << key(i);
+  }
+}
+
+TEST(HashRouter, LooksAtIndicesNotAtPlacesOrLoads) {
+  HashRouter router;
+  for (int i = 0; i < 200; ++i) {
+    const std::uint32_t home = pick(router, replicas({{1, 0}, {4, 0}, {7, 0}}), key(i));
+    EXPECT_EQ(pick(router, replicas({{1, 90}, {4, 2}, {7, 1e9}}), key(i)), home) << key(i);
+  }
+}
+
+TEST(Routers, ChooseByThisTable) {
+  struct Case {
+    const char* what;
+    std::vector<std::pair<std::uint32_t, double>> loads;
+    std::vector<std::uint32_t> round_robin;  // four calls
+    std::uint32_t least_loaded;
+  };
+  for (const Case& c : {
+           Case{"one", {{3, 5}}, {3, 3, 3, 3}, 3},
+           Case{"two, even", {{0, 0}, {1, 0}}, {0, 1, 0, 1}, 0},
+           Case{"two, uneven", {{0, 1}, {1, 0}}, {0, 1, 0, 1}, 1},
+           Case{"a gap", {{0, 2}, {2, 2}, {9, 1}}, {0, 2, 9, 0}, 9},
+           Case{"the last is busy", {{0, 0}, {1, 0}, {2, 1e6}}, {0, 1, 2, 0}, 0},
+           Case{"fractions", {{0, 0.5}, {1, 0.25}, {2, 0.75}}, {0, 1, 2, 0}, 1},
+       }) {
+    const auto healthy = replicas(c.loads);
+    RoundRobinRouter round_robin;
+    LeastLoadedRouter least_loaded;
+    PowerOfTwoRouter power_of_two(7);
+    std::vector<std::uint32_t> taken;
+    for (int i = 0; i < 4; ++i) {
+      taken.push_back(pick(round_robin, healthy));
+      EXPECT_EQ(pick(least_loaded, healthy), c.least_loaded) << c.what;
+    }
+    EXPECT_EQ(taken, c.round_robin) << c.what;
+    std::map<std::uint32_t, int> counts;
+    for (int i = 0; i < 400; ++i) ++counts[pick(power_of_two, healthy)];
+    EXPECT_EQ(counts.size(), healthy.size()) << c.what << ": a pair may be twice the same";
+  }
+}
+
+TEST(Routers, SayWhetherTheyLookAtLoads) {
+  EXPECT_FALSE(RoundRobinRouter().wants_load());
+  EXPECT_FALSE(HashRouter().wants_load());
+  EXPECT_TRUE(LeastLoadedRouter().wants_load());
+  EXPECT_TRUE(PowerOfTwoRouter().wants_load());
+}
+
 }  // namespace
 }  // namespace forge

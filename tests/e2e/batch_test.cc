@@ -185,6 +185,80 @@ TEST_F(Batches, SurviveAMomentWithoutReplicas) {
   }
 }
 
+/// One letter is one step: 'c'all, 'x' cancels the first call that is open, call of a 's'ession,
+/// 'f'anout. What is left leaves at shutdown.
+TEST_F(Batches, AreCutByThisTable) {
+  struct Case {
+    int size;
+    std::string steps;
+    std::vector<std::uint64_t> cut;  // [n]: batches of n
+  };
+  for (const Case& c : {
+           Case{1, "ccccc", {}},
+           Case{2, "ccccc", {0, 1, 2}},
+           Case{4, "cccc", {0, 0, 0, 0, 1}},
+           Case{4, "ccc", {0, 0, 0, 1}},
+           Case{4, "c", {0, 1}},
+           Case{4, "", {}},
+           Case{4, "cx", {}},
+           Case{4, "cccxc", {0, 0, 0, 1}},
+           Case{3, "ccxcxcc", {0, 0, 0, 1}},
+           Case{3, "cxccc", {0, 0, 0, 1}},
+           Case{3, "ccxxccccc", {0, 0, 1, 1}},
+           Case{2, "csc", {0, 0, 1}},
+           Case{2, "cfcsc", {0, 1, 1}},
+           Case{7, std::string(20, 'c'), {0, 0, 0, 0, 0, 0, 1, 2}},
+       }) {
+    SCOPED_TRACE(std::to_string(c.size) + " " + c.steps);
+    Service service =
+        serve({.endpoints = {{"patient", {.batch_size = c.size, .batch_timeout = 1h}}}});
+    const auto patient = service.endpoint<Map>("patient");
+    std::vector<std::pair<CancelSource, Future<std::int64_t>>> calls;
+    std::size_t cancelled = 0;
+    for (const char step : c.steps) {
+      if (step == 'c') {
+        CancelSource source;
+        auto future = patient.with({.cancel = source.token()}).route(calls.size());
+        calls.emplace_back(std::move(source), std::move(future));
+      } else if (step == 'x') {
+        calls[cancelled++].first.cancel();
+      } else if (step == 's') {
+        EXPECT_EQ(value_of(patient.with({.sess_id = "s"}).route(3)), 6);
+      } else {
+        EXPECT_EQ(value_of(patient.fanout(3)).at(0).value(), 6);
+      }
+    }
+    service.shutdown();
+    for (std::size_t i = 0; i < calls.size(); ++i) {
+      const auto result = await(std::move(calls[i].second));
+      EXPECT_EQ(outcome(result), i < cancelled ? "cancelled" : "ok") << i;
+      if (result) {
+        EXPECT_EQ(*result, 2 * static_cast<std::int64_t>(i));
+      }
+    }
+    EXPECT_EQ(service.get_metrics_summary().endpoints.at("patient").batch_sizes, c.cut);
+  }
+}
+
+TEST_F(Batches, ThatTimeCutsHoldAllAndNoMoreThanTheyMay) {
+  for (const std::chrono::milliseconds timeout : {0ms, 1ms, 5ms}) {
+    const Service service =
+        serve({.endpoints = {{"patient", {.batch_size = 8, .batch_timeout = timeout}}}});
+    const auto patient = service.endpoint<Map>("patient");
+    for (int i = 0; i < 5; ++i) EXPECT_EQ(value_of(patient.route(i)), 2 * i);
+    const auto alone = service.get_metrics_summary().endpoints.at("patient").batch_sizes;
+    EXPECT_THAT(alone, ElementsAre(0, 5)) << "whoever waits for each sends one at a time";
+    Numbers many(50);
+    std::iota(many.begin(), many.end(), 0);
+    values(send(patient, many));
+    const auto cut = service.get_metrics_summary().endpoints.at("patient").batch_sizes;
+    EXPECT_LE(cut.size(), 9U);
+    std::uint64_t elements = 0;
+    for (std::size_t size = 0; size < cut.size(); ++size) elements += size * cut[size];
+    EXPECT_EQ(elements, 55U);
+  }
+}
+
 TEST_F(Batches, LeaveAtShutdown) {
   Service service = serve();
   auto futures = send(service.endpoint<Map>("patient"), {1, 2});

@@ -171,6 +171,32 @@ TEST_F(Supervisor, KillFromOutsideNeitherAddsToNorClearsTheCount) {
   EXPECT_EQ(die(kInSetup).action, Action::quarantine);
 }
 
+/// After two barren deaths at once: what a third of each kind brings, and what it leaves behind.
+TEST_F(Supervisor, DecidesByThisTable) {
+  struct Case {
+    const char* what;
+    Death death;
+    nanoseconds delay;
+    std::size_t counted;  // barren deaths remembered
+    std::uint32_t streak;
+  };
+  for (const Case& c :
+       {Case{"in setup", kInSetup, 100ms, 3, 3},
+        Case{"before the first answer", kBeforeFirstAnswer, 100ms, 3, 3},
+        Case{"idle", kIdle, 100ms, 3, 3}, Case{"with progress", kServing, 0ms, 0, 0},
+        Case{"killed in setup", from_outside(kInSetup), 100ms, 2, 3},
+        Case{"killed before the first answer", from_outside(kBeforeFirstAnswer), 100ms, 2, 3},
+        Case{"killed while idle", from_outside(kIdle), 0ms, 2, 2},
+        Case{"killed while it served", from_outside(kServing), 0ms, 0, 0}}) {
+    history_ = {};
+    die(kInSetup);
+    die(kInSetup);
+    EXPECT_EQ(delay(c.death), c.delay) << c.what;
+    EXPECT_EQ(history_.barren_deaths.size(), c.counted) << c.what;
+    EXPECT_EQ(history_.streak, c.streak) << c.what;
+  }
+}
+
 TEST_F(Supervisor, FollowsThePolicyItIsGiven) {
   policy_ = {
       .first_delay = 3s, .max_delay = 5s, .max_delay_outside = 4s, .window = 10s, .max_deaths = 3};
