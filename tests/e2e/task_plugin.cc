@@ -69,6 +69,15 @@ class Tasks : public forge::ForgeActor {
     co_return cancelled_;
   }
   bool was_cancelled() const { return cancelled_; }
+  /// Ends only when nobody waits for it; the padding takes a while to place.
+  forge::Task<std::int64_t> hold(std::int64_t value, forge::Bytes) {
+    while (!forge::context().cancelled()) co_await forge::sleep_for(200us);
+    co_return value;
+  }
+  forge::Task<Numbers> hold_batch(Numbers values, std::vector<forge::Bytes>) {
+    while (!forge::context().cancelled()) co_await forge::sleep_for(200us);
+    co_return values;
+  }
   /// Notes begin and end, with a nap between.
   forge::Task<> note(std::int64_t value, std::int64_t ms) {
     notes_.push_back(value);
@@ -112,6 +121,8 @@ FORGE_PLUGIN(m) {
       .endpoint("whose", &Tasks::whose)
       .endpoint("until_cancelled", &Tasks::until_cancelled)
       .endpoint("was_cancelled", &Tasks::was_cancelled)
+      .endpoint("hold", &Tasks::hold)
+      .batched_endpoint("hold_batch", &Tasks::hold_batch, {.batch_size = 3, .batch_timeout = 1h})
       .endpoint("note", &Tasks::note)
       .endpoint("notes", &Tasks::notes)
       .batched_endpoint("doubled", &Tasks::doubled, {.batch_size = 4})
