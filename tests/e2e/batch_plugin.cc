@@ -84,6 +84,13 @@ class Batches : public forge::ForgeActor {
     note(milliseconds.size());
     std::this_thread::sleep_for(std::chrono::milliseconds(milliseconds.front()));
   }
+  std::vector<std::string> labelled(const std::vector<std::string>& names, const Numbers& values) {
+    note(values.size());
+    std::vector<std::string> result;
+    for (std::size_t i = 0; i < values.size(); ++i)
+      result.push_back(names[i] + "=" + std::to_string(values[i]));
+    return result;
+  }
   std::int64_t one_by_one(std::int64_t value) {
     note(1);
     return value;
@@ -115,6 +122,7 @@ FORGE_PLUGIN(m) {
       .batched_endpoint("context", &Batches::batch_sizes_in_context,
                         {.batch_size = 3, .batch_timeout = 1h})
       .batched_endpoint("sleeps", &Batches::sleeps, {.batch_size = 2, .batch_timeout = 5ms})
+      .batched_endpoint("labelled", &Batches::labelled, {.batch_size = 4, .batch_timeout = 5ms})
       .service_endpoint("one_by_one", &Batches::one_by_one, {.batch_size = 4, .batch_timeout = 1h})
       .batched_endpoint("sums", &Batches::sums, {.batch_size = 4, .batch_timeout = 1h})
       .batched_endpoint("sums_soon", &Batches::sums, {.batch_size = 4, .batch_timeout = 1ms})
