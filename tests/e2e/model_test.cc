@@ -483,6 +483,11 @@ class Verdict {
       ASSERT_TRUE(calls_.contains(record.call)) << record.call << " was executed, nobody called it";
       if (!record.ends) executions[{record.pid, record.execution}].push_back(&record);
     }
+    std::set<std::int64_t> ran;
+    for (const ModelRecord& record : log_.records()) {
+      if (record.ends || ran.insert(record.call).second) continue;
+      EXPECT_EQ(record.size, 1U) << "call " << record.call << " was run again in a batch";
+    }
     for (const auto& [id, records] : executions) {
       const Call& first = *calls_.at(records.front()->call);
       const std::size_t size = records.front()->size;
