@@ -369,11 +369,14 @@ void Engine::dispatch_waiting() {
   for (std::size_t count = waiting_.size(); count > 0; --count) {
     replicas::Entry& entry = waiting_.front();
     replicas::unlink(entry);
+    Forming* const forming = batches(entry) ? &forming_[entry.slot.endpoint] : nullptr;
     if (Refusal refusal = route_one(entry, false)) {
       fail(entry, std::move(refusal));
       close(entry);
     }
+    if (forming != nullptr) forming->due = {};  // it has waited
   }
+  flush_due(SteadyClock::now());
 }
 
 bool Engine::anything_can_come_back() const {

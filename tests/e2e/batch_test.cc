@@ -40,6 +40,12 @@ class Batches : public ::testing::Test {
   static Numbers sizes(const Service& service) {
     return value_of(service.endpoint<Numbers()>("sizes").route());
   }
+  static bool stopped(int pid) {
+    std::ifstream file("/proc/" + std::to_string(pid) + "/stat");
+    std::string line;
+    std::getline(file, line);
+    return line.find(") T ") != std::string::npos;
+  }
   static Options restart_at_once() { return {.restart = {.backoff_initial = 0ms}}; }
 
   Controller controller{quiet()};
@@ -257,6 +263,22 @@ TEST_F(Batches, ThatTimeCutsHoldAllAndNoMoreThanTheyMay) {
     for (std::size_t size = 0; size < cut.size(); ++size) elements += size * cut[size];
     EXPECT_EQ(elements, 55U);
   }
+}
+
+TEST_F(Batches, ThatHadLeftDoNotWaitAgainWhenTheirReplicaDies) {
+  const Service service = serve({.health_poll_rate = 1h, .restart = {.backoff_initial = 0ms}});
+  const auto patient =
+      service.endpoint<Map>("patient");  // batches of 4, for which it waits an hour
+  const int pid = pids_of(service).at(0);
+  ::kill(pid, SIGSTOP);
+  ASSERT_TRUE(wait_until([&] { return stopped(pid); }));
+  const CancelSource source;
+  auto first = patient.with({.cancel = source.token()}).route(0);
+  auto rest = send(patient, {1, 2, 3});
+  source.cancel();
+  ::kill(pid, SIGKILL);
+  EXPECT_EQ(outcome(await(std::move(first))), "cancelled");
+  EXPECT_THAT(values(std::move(rest)), ElementsAre(2, 4, 6)) << "three are left, and go as three";
 }
 
 TEST_F(Batches, LeaveAtShutdown) {
