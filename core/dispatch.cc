@@ -295,6 +295,7 @@ void Engine::collect(replicas::Entry& entry) {
 }
 
 void Engine::flush(std::size_t endpoint) {
+  forming_[endpoint].waited = false;
   replicas::EntryList& entries = forming_[endpoint].entries;
   if (entries.empty()) return;
   Refusal refusal;
@@ -349,7 +350,7 @@ void Engine::flush_due(SteadyTime now) {
     Forming& forming = forming_[endpoint];
     if (forming.entries.empty()) continue;
     const EndpointOptions& options = actor_->endpoints[endpoint].options;
-    if (batch_leaves(options, forming.entries.size(), forming.first, now)) {
+    if (forming.waited || batch_leaves(options, forming.entries.size(), forming.first, now)) {
       flush(endpoint);
     } else {
       arm(batch_due(options, forming.first));
@@ -374,7 +375,7 @@ void Engine::dispatch_waiting() {
       fail(entry, std::move(refusal));
       close(entry);
     }
-    if (forming != nullptr) forming->due = {};  // it has waited
+    if (forming != nullptr) forming->waited = !forming->entries.empty();
   }
   flush_due(SteadyClock::now());
 }

@@ -119,7 +119,8 @@ class Engine final : public detail::Driver, public std::enable_shared_from_this<
   /// A batch of one endpoint that is being collected.
   struct Forming {
     replicas::EntryList entries;
-    SteadyTime first{};  ///< when its first call came
+    SteadyTime first{};   ///< when its first call came
+    bool waited = false;  ///< it holds calls that have left before: they do not wait again
   };
 
   /// Rows of the next batch of an endpoint, handed out one by one.
