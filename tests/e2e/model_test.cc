@@ -331,7 +331,7 @@ TEST(Model, EveryInterleavingCompletesEveryFutureOnce) {
     options.shutdown_grace = 2ms;
     Controller controller(options);
     Plugin plugin = controller.load(plugin_path("model"));
-    for (int round = 0; round < 16 && !HasFailure(); ++round)
+    for (int round = 0; round < 10 && !HasFailure(); ++round)
       run_round(plugin, static_cast<std::uint32_t>(random()));
   }
   EXPECT_TRUE(returns_to(before));
