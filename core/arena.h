@@ -40,7 +40,9 @@ class Arena : public std::enable_shared_from_this<Arena> {
   /// poller's role: that one is responsible whatever the word says, so a race with it costs a
   /// needless ring at most.
   void set_poller(shm::Poller poller);
-  void mark_cancelled(shm::RequestId id) { shm::mark_cancelled(header(), id); }
+  void mark_cancelled(shm::RequestId id, bool cancelled) {
+    shm::mark_cancelled(header(), id, cancelled);
+  }
 
  private:
   struct Storage;

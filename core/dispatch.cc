@@ -30,7 +30,7 @@ Refusal Engine::route_one(replicas::Entry& entry, bool fresh) {
   }
   Unit* const unit = choose(entry, refusal);
   if (unit == nullptr && !refusal) refusal = check_hope();
-  if (unit != nullptr && fresh) refusal = check_room(entry, *unit);
+  if (unit != nullptr && fresh) refusal = check_room(entry, *unit, behind(entry));
   if (refusal || (fresh && hold(entry))) return refusal;
   if (unit != nullptr) {
     enqueue(entry, *unit);
@@ -77,15 +77,15 @@ Engine::Unit* Engine::choose(const replicas::Entry& entry, Refusal& refusal) {
   }
 }
 
-Refusal Engine::check_room(const replicas::Entry& entry, Unit& unit) {
+Refusal Engine::check_room(const replicas::Entry& entry, Unit& unit, std::size_t behind) {
   const auto limit = static_cast<std::size_t>(launch_.options.max_queued_requests +
                                               launch_.options.replica_max_concurrent_requests);
   // A call with a deadline waits for room until then: in the queue, beyond the limit.
-  if (unit.load() < limit || entry.slot.deadline_ns != 0) return {};
+  if (unit.load() + behind < limit || entry.slot.deadline_ns != 0) return {};
   ++unit.meter.rejected;
   return make_error({ErrorCode::backpressure,
                      "replica " + std::to_string(unit.idx) + " of service '" + launch_.name +
-                         "' has " + std::to_string(unit.load()) +
+                         "' has " + std::to_string(unit.load() + behind) +
                          " requests (max_queued_requests " +
                          std::to_string(launch_.options.max_queued_requests) +
                          "); slow down, add replicas, or give calls a timeout to wait for room"});
@@ -239,6 +239,13 @@ bool Engine::hold(replicas::Entry& entry) {
   entry.leads = first;
   if (!first) replicas::append(place->second, entry);
   return !first;
+}
+
+/// How many calls its session holds already.
+std::size_t Engine::behind(const replicas::Entry& entry) const {
+  if (!interleaves_) return 0;
+  const auto place = held_.find(entry.slot.session);
+  return place == held_.end() ? 0 : place->second.size();
 }
 
 /// The session's call that was out is over. A loop: thousands may be behind it, and all be refused.
@@ -402,7 +409,10 @@ void Engine::cancel(shm::RequestId request) {
   replicas::Entry* const entry = ledger_.find(request);
   if (entry == nullptr || entry->call == nullptr) return;
   const bool queued = entry->state == replicas::EntryState::queued;
-  if (!queued) arena_->mark_cancelled(request);
+  if (!queued) {
+    entry->marked = true;
+    arena_->mark_cancelled(request, true);
+  }
   const char* const how = !queued                 ? " was cancelled; it may still run"
                           : entry->executions > 0 ? " was cancelled before it ran again"
                                                   : " was cancelled before it started";

@@ -362,6 +362,7 @@ void Engine::close(replicas::Entry& entry) {
   }
   const std::uint64_t session = entry.slot.session;
   const bool led = entry.leads;
+  if (std::exchange(entry.marked, false)) arena_->mark_cancelled(entry.slot.id, false);
   if (session != 0) sessions_.end_call(session, SteadyClock::now());
   if (auto* payload = static_cast<Payload*>(entry.payload)) release(*payload);
   ledger_.close(entry);

@@ -195,12 +195,14 @@ class Engine final : public detail::Driver, public std::enable_shared_from_this<
                    Call*& call);
   Unit* place_session(std::uint64_t session, Refusal& refusal);
   bool hold(replicas::Entry& entry);
+  std::size_t behind(const replicas::Entry& entry) const;
   void release_next(std::uint64_t session);
   std::uint64_t open_session(std::string_view id, bool strict);
   /// `fresh`: it has not waited yet, so that the queue limit binds it.
   Refusal route_one(replicas::Entry& entry, bool fresh);
   Unit* choose(const replicas::Entry& entry, Refusal& refusal);
-  Refusal check_room(const replicas::Entry& entry, Unit& unit);
+  /// `behind`: calls that wait elsewhere and will come to this replica.
+  Refusal check_room(const replicas::Entry& entry, Unit& unit, std::size_t behind = 0);
   Refusal check_hope() const;
   Refusal check_room_anywhere(const replicas::Entry& entry);
   replicas::Entry& open(const detail::EndpointRef& endpoint, Payload& payload, Call* call,

@@ -17,17 +17,20 @@ bool Execution::is_late(const shm::RequestSlot& request) const {
          (request.deadline_ns != 0 && now_ns() > request.deadline_ns);
 }
 
-void Execution::accept(const shm::RequestSlot& request) {
+bool Execution::accept(const shm::RequestSlot& request) {
   if (is_late(request)) {
     place_.outbox.claim(request).kind = shm::ResponseKind::expired;
-  } else if (!sources_.front().holds(request)) {
+    return false;
+  }
+  if (!sources_.front().holds(request)) {
     place_.outbox.error(
         place_.outbox.claim(request), place_.writer,
         InvalidArgument(
             "a request lies outside of the arena; use controller and worker of one build"));
-  } else {
-    live_.push_back(request);
+    return false;
   }
+  live_.push_back(request);
+  return true;
 }
 
 bool Execution::run() {

@@ -43,8 +43,9 @@ class Execution final : public Context, private detail::ResultSink {
   Execution(const Execution&) = delete;
   Execution& operator=(const Execution&) = delete;
 
-  /// One of the requests. What is not to be run is answered now.
-  void accept(const shm::RequestSlot& request);
+  /// One of the requests. False: it is not to be run, and has been answered.
+  bool accept(const shm::RequestSlot& request);
+  bool has_work() const { return !live_.empty(); }
   /// Runs what was accepted. False: it waits; the worker hears of its end by ended().
   bool run();
   /// After the end, before the answers are published.

@@ -47,6 +47,7 @@ struct Entry : boost::intrusive::list_base_hook<> {
   std::uint64_t batch = 0;              ///< neighbours with this number are sent as one; 0: none
   std::uint64_t cancel = 0;             ///< the source that may cancel it; 0: none
   bool alone = false;                   ///< its batch failed: it goes on by itself
+  bool marked = false;                  ///< its worker has been told that nobody waits
   bool leads = false;                   ///< other calls of its session wait for its end
   bool failed = false;                  ///< a rank has answered with an error
   std::int64_t running_ns = -1;         ///< how long it has been seen to run; -1: not yet

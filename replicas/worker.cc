@@ -150,17 +150,20 @@ bool Worker::take(std::uint32_t count, std::uint64_t position) {
     std::abort();  // never: one commit
   if (idle_.empty()) add_execution();
   Execution& execution = *idle_.back();
-  for (std::uint32_t i = 0; i < count; ++i) execution.accept(*requests_.peek(i));
+  bool all = true;
+  for (std::uint32_t i = 0; i < count; ++i) all = execution.accept(*requests_.peek(i)) && all;
   // Release: whoever sees an effect of the call sees that it was started. Stored before the first
   // payload byte is read.
-  out_->started.position.store(position + count, std::memory_order_release);
+  if (execution.has_work())
+    out_->started.position.store(position + count, std::memory_order_release);
   if (execution.run()) {
     execution.finish();
     return publish(execution.wants_restart(), count);
   }
-  requests_.pop(count);
   idle_.pop_back();
   active_.push_back(&execution);
+  if (!all) return publish(false, count);  // those that are late do not wait for the others
+  requests_.pop(count);
   return true;
 }
 

@@ -169,23 +169,29 @@ struct ResponseFile {
 enum class Poller : std::uint32_t { awake = 0, caller = 1, engine = 2, engine_eventfd = 3 };
 inline constexpr std::uint32_t kPollerBits = 2;
 
-inline constexpr std::size_t kCancelMarks = 512;
+/// Ledger entries beyond these cannot be marked: their endpoints do not see that they were cancelled.
+inline constexpr std::size_t kMarkedEntries = 65'536;
 
 /// Head of a service arena; blocks follow. Written by the controller alone.
 struct ArenaHeader {
   FileHeader header;
   alignas(128) std::atomic<std::uint32_t> poller;  ///< count of parkings << kPollerBits | Poller
-  /// By ledger entry modulo their number: the request nobody waits for any more, packed. A hint: of
-  /// two that meet in one place, the later one stays.
-  alignas(128) std::atomic<std::uint64_t> cancelled[kCancelMarks];
+  /// One bit per ledger entry: nobody waits for its request any more. Cleared before the entry is
+  /// used again.
+  alignas(128) std::atomic<std::uint64_t> cancelled[kMarkedEntries / 64];
 };
 
-inline void mark_cancelled(ArenaHeader& arena, RequestId id) {
-  arena.cancelled[id.entry % kCancelMarks].store(packed(id), std::memory_order_relaxed);
+/// By the one thread that holds the service's lock. Relaxed: nothing else hangs on it.
+inline void mark_cancelled(ArenaHeader& arena, RequestId id, bool cancelled) {
+  if (id.entry >= kMarkedEntries) return;
+  auto& word = arena.cancelled[id.entry / 64];
+  const std::uint64_t bit = std::uint64_t{1} << id.entry % 64;
+  const std::uint64_t old = word.load(std::memory_order_relaxed);
+  word.store(cancelled ? old | bit : old & ~bit, std::memory_order_relaxed);
 }
-/// Relaxed: nothing else hangs on it.
 inline bool is_cancelled(const ArenaHeader& arena, RequestId id) {
-  return arena.cancelled[id.entry % kCancelMarks].load(std::memory_order_relaxed) == packed(id);
+  return id.entry < kMarkedEntries &&
+         (arena.cancelled[id.entry / 64].load(std::memory_order_relaxed) >> id.entry % 64 & 1) != 0;
 }
 
 inline constexpr std::size_t kPage = 4096;

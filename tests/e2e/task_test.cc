@@ -130,6 +130,33 @@ TEST_F(Tasks, OfASessionAreAllToldWhenNobodyComesBack) {
   EXPECT_GT(told["unavailable"], 0U);
 }
 
+TEST_F(Tasks, OfASessionThatWaitCountAsQueued) {
+  const Service service = serve({.replica_max_concurrent_requests = 1, .max_queued_requests = 3});
+  const auto nap = service.endpoint<Nap>("nap").with({.sess_id = "one"});
+  std::vector<Future<std::int64_t>> all;
+  for (std::int64_t i = 0; i < 4; ++i) all.push_back(nap.route(i, 20));
+  error_of<Backpressure>(nap.route(4, 0));
+  for (std::int64_t i = 0; i < 4; ++i) EXPECT_EQ(value_of(std::move(all[i])), i);
+}
+
+TEST_F(Tasks, SeeThatNobodyWaitsHoweverManyAreOpen) {
+  const Service service = serve();
+  const auto loop = service.endpoint<bool(std::int64_t)>("until_cancelled");
+  const auto was = service.endpoint<bool()>("was_cancelled");
+  const auto nap = service.endpoint<Nap>("nap");
+  const CancelSource source;
+  auto future = loop.with({.cancel = source.token()}).route(60'000);
+  const CancelSource others;
+  std::vector<Future<std::int64_t>> behind;
+  for (std::int64_t i = 0; i < 2000; ++i)
+    behind.push_back(nap.with({.cancel = others.token()}).route(i, 1));
+  EXPECT_FALSE(future.wait_for(5ms));
+  source.cancel();
+  others.cancel();
+  error_of<Cancelled>(std::move(future));
+  while (!value_of(was.route())) std::this_thread::sleep_for(1ms);
+}
+
 TEST_F(Tasks, SeeThatNobodyWaits) {
   const Service service = serve();
   const auto loop = service.endpoint<bool(std::int64_t)>("until_cancelled");
