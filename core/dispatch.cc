@@ -5,6 +5,7 @@
 #include "core/engine.h"
 #include "core/fork.h"
 #include "core/host.h"
+#include "shm/clock.h"
 
 namespace forge::core {
 namespace {
@@ -12,10 +13,6 @@ namespace {
 /// Calls that ranks in lockstep have at once. Few: only the controller may skip one whose deadline
 /// has passed (ranks might see different times), and it can only before it sends it.
 constexpr std::size_t kLockstepWindow = 4;
-
-std::int64_t now_ns() {
-  return std::chrono::nanoseconds(SteadyClock::now().time_since_epoch()).count();
-}
 
 }  // namespace
 
@@ -144,7 +141,7 @@ void Engine::stage(replicas::Entry& entry, Unit& unit) {
   }
   replicas::append(unit.in_flight, entry);
   load_changed(unit);
-  if (entry.called_ns != 0) entry.sent_ns = now_ns();
+  if (entry.called_ns != 0) entry.sent_ns = shm::now_ns();
   ++outstanding_;
 }
 
@@ -324,7 +321,7 @@ void Engine::flush(std::size_t endpoint) {
     }
     replicas::unlink(entry);
     entry.batch = batch;
-    if (entry.called_ns != 0) entry.left_ns = now != 0 ? now : now = now_ns();
+    if (entry.called_ns != 0) entry.left_ns = now != 0 ? now : now = shm::now_ns();
     if (unit == nullptr) {
       replicas::append(waiting_, entry);
     } else {
@@ -366,8 +363,7 @@ void Engine::flush_due(SteadyTime now) {
 }
 
 void Engine::arm(SteadyTime at) {
-  const std::int64_t at_ns =
-      std::chrono::duration_cast<std::chrono::nanoseconds>(at.time_since_epoch()).count();
+  const std::int64_t at_ns = shm::to_ns(at);
   if (at_ns >= next_deadline_.load(std::memory_order_relaxed)) return;
   next_deadline_.store(at_ns, std::memory_order_relaxed);
   host_->engine_thread().wake_before(at_ns);
@@ -433,8 +429,7 @@ void Engine::give_up(replicas::Entry& entry, Refusal why) {
 void Engine::set_deadline(replicas::Entry& entry, std::chrono::nanoseconds timeout) {
   const SteadyTime at = detail::from_now(timeout);
   if (at == SteadyTime::max()) return;
-  entry.slot.deadline_ns =
-      std::chrono::duration_cast<std::chrono::nanoseconds>(at.time_since_epoch()).count();
+  entry.slot.deadline_ns = shm::to_ns(at);
   if (deadlines_.size() > 1024 && deadlines_.size() > 2 * ledger_.open_entries()) {
     decltype(deadlines_) live;  // most belong to calls that have long been answered
     for (; !deadlines_.empty(); deadlines_.pop()) {
@@ -455,8 +450,7 @@ Refusal Engine::not_started_in_time(const replicas::Entry& entry) const {
 }
 
 void Engine::expire(SteadyTime now) {
-  const auto now_ns =
-      std::chrono::duration_cast<std::chrono::nanoseconds>(now.time_since_epoch()).count();
+  const auto now_ns = shm::to_ns(now);
   for (; !deadlines_.empty() && deadlines_.top().first <= now_ns; deadlines_.pop()) {
     replicas::Entry* entry = ledger_.find(shm::unpacked(deadlines_.top().second));
     if (entry == nullptr) continue;

@@ -3,6 +3,7 @@
 
 #include "core/engine.h"
 #include "core/host.h"
+#include "shm/clock.h"
 
 namespace forge::core {
 namespace {
@@ -12,10 +13,6 @@ constexpr std::chrono::seconds kLong{60};
 /// Beyond this many requests a second, only every kStride-th is timed.
 constexpr double kTimeAll = 20'000;
 constexpr std::uint32_t kStride = 16;
-
-std::int64_t to_ns(SteadyTime time) {
-  return std::chrono::duration_cast<std::chrono::nanoseconds>(time.time_since_epoch()).count();
-}
 
 }  // namespace
 
@@ -101,13 +98,13 @@ void Engine::count(Unit& unit, bool success) {
 }
 
 void Engine::time_begins(replicas::Entry& entry) {
-  entry.called_ns = to_ns(SteadyClock::now());
+  entry.called_ns = shm::now_ns();
   entry.slot.flags |= shm::kTimed;
 }
 
 void Engine::time_ends(Unit& unit, const replicas::Entry& entry, const shm::ResponseSlot& slot) {
   using std::chrono::nanoseconds;
-  if (drained_at_ns_ == 0) drained_at_ns_ = to_ns(SteadyClock::now());
+  if (drained_at_ns_ == 0) drained_at_ns_ = shm::now_ns();
   const std::int64_t now = drained_at_ns_;
   const std::int64_t left = entry.left_ns == 0 ? entry.called_ns : entry.left_ns;
   TimeSplit& time = endpoint_metrics_[entry.slot.endpoint].time;

@@ -4,6 +4,7 @@
 
 #include "core/engine.h"
 #include "core/host.h"
+#include "shm/clock.h"
 #include "shm/wait_strategy.h"
 
 namespace forge::core {
@@ -174,8 +175,7 @@ void Engine::follow(detail::FutureState& state, std::optional<SteadyTime> until)
 // ---- the engine thread
 
 Attention Engine::attend(SteadyTime now) {
-  const auto now_ns =
-      std::chrono::duration_cast<std::chrono::nanoseconds>(now.time_since_epoch()).count();
+  const auto now_ns = shm::to_ns(now);
   if (now_ns >= next_deadline_.load(std::memory_order_relaxed)) {
     const Lock lock(mutex_);
     expire(now);

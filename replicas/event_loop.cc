@@ -2,13 +2,9 @@
 
 #include <algorithm>
 
-namespace forge::replicas {
-namespace {
-std::int64_t to_ns(EventLoop::Time time) {
-  return std::chrono::nanoseconds(time.time_since_epoch()).count();
-}
-}  // namespace
+#include "shm/clock.h"
 
+namespace forge::replicas {
 void EventLoop::post(std::coroutine_handle<> coroutine) {
   {
     const std::lock_guard lock(mutex_);
@@ -22,15 +18,15 @@ void EventLoop::post_at(Time at, std::coroutine_handle<> coroutine) {
   {
     const std::lock_guard lock(mutex_);
     timers_.push({at, ++count_, coroutine});
-    if (to_ns(at) >= next_ns_.load(std::memory_order_relaxed)) return;
-    next_ns_.store(to_ns(at), std::memory_order_release);
+    if (shm::to_ns(at) >= next_ns_.load(std::memory_order_relaxed)) return;
+    next_ns_.store(shm::to_ns(at), std::memory_order_release);
   }
   shm::ring(bell_, shm::Scope::priv);
 }
 
 bool EventLoop::ready() const {
   const std::int64_t at = next_ns_.load(std::memory_order_acquire);
-  return at != INT64_MAX && (at == 0 || at <= to_ns(std::chrono::steady_clock::now()));
+  return at != INT64_MAX && (at == 0 || at <= shm::now_ns());
 }
 
 std::optional<EventLoop::Time> EventLoop::next() const {
@@ -48,7 +44,7 @@ bool EventLoop::run_due() {
     const auto now = std::chrono::steady_clock::now();
     for (; !timers_.empty() && timers_.top().at <= now; timers_.pop())
       due_.push_back(timers_.top().coroutine);
-    next_ns_.store(timers_.empty() ? INT64_MAX : to_ns(timers_.top().at),
+    next_ns_.store(timers_.empty() ? INT64_MAX : shm::to_ns(timers_.top().at),
                    std::memory_order_release);
   }
   for (const auto coroutine : due_) {

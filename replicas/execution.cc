@@ -1,20 +1,15 @@
 #include "replicas/execution.h"
 
 #include <algorithm>
-#include <chrono>
+
+#include "shm/clock.h"
 
 namespace forge::replicas {
-namespace {
-std::int64_t now_ns() {
-  return std::chrono::nanoseconds(std::chrono::steady_clock::now().time_since_epoch()).count();
-}
-}  // namespace
-
 bool Execution::is_late(const shm::RequestSlot& request) const {
   // In lockstep the controller alone decides: ranks might see different times.
   if (procs() != 1) return false;
   return shm::is_cancelled(place_.arena_header(), request.id) ||
-         (request.deadline_ns != 0 && now_ns() > request.deadline_ns);
+         (request.deadline_ns != 0 && shm::now_ns() > request.deadline_ns);
 }
 
 bool Execution::accept(const shm::RequestSlot& request) {
@@ -45,7 +40,7 @@ bool Execution::run() {
     // Somebody waits until the last of them.
     const std::int64_t deadline = live_[i].deadline_ns;
     deadline_ns_ = deadline == 0 || deadline_ns_ == 0 ? 0 : std::max(deadline, deadline_ns_);
-    if ((live_[i].flags & shm::kTimed) != 0 && started_ns_ == 0) started_ns_ = now_ns();
+    if ((live_[i].flags & shm::kTimed) != 0 && started_ns_ == 0) started_ns_ = shm::now_ns();
   }
   if (first.session != 0) sess_id_ = readers_.front().string();  // as the controller wrote it
   place_.group.begin(first.lockstep);
@@ -67,7 +62,7 @@ void Execution::finish() {
 }
 
 bool Execution::cancelled() const {
-  if (deadline_ns_ != 0 && now_ns() > deadline_ns_) return true;
+  if (deadline_ns_ != 0 && shm::now_ns() > deadline_ns_) return true;
   return !live_.empty() && std::all_of(live_.begin(), live_.end(), [&](const auto& request) {
     return shm::is_cancelled(place_.arena_header(), request.id);
   });
@@ -95,7 +90,7 @@ void Execution::ended() noexcept {
     place_.outbox.error(slot, place_.writer, code);
   }
   if (started_ns_ != 0) {
-    const std::int64_t now = now_ns();
+    const std::int64_t now = shm::now_ns();
     for (shm::ResponseSlot* slot : answers_) shm::write_stamp(*slot, {started_ns_, now});
   }
   ended_ = true;
