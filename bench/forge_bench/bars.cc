@@ -131,8 +131,8 @@ Bar stream_bar(const BarOptions& options, Runner& runner) {
 
 Bar tensor_bar(const BarOptions& options, Runner& runner) {
   Options what = base(options);
-  what.payload = kBarSlabBytes;
-  what.inflight = static_cast<int>(kBarSlabDepth);
+  what.payload = std::size_t{1} << 20;
+  what.inflight = 4;
   const Series series = run_series(runner, what, options.runs);
   const auto slab = [](const Run& run) { return run.floor->slab_gbps; };
   const auto rate = [&](const Run& run) { return measured(what, run.load); };

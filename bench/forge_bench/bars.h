@@ -34,11 +34,10 @@ struct BarOptions {
 /// What BarOptions::only may name; a name stands for one bar or two.
 std::vector<std::string> bar_names();
 
-/// Measures them, all in about two minutes. `floor` was made with kBarSlab* and the first two
-/// cores.
+/// Measures them, all in about two minutes. `floor` was made for the first two cores, with
+/// room for kLargestBarSlab.
 std::vector<Bar> measure_bars(const BarOptions& options, Floor& floor);
-inline constexpr std::size_t kBarSlabBytes = std::size_t{1} << 20;
-inline constexpr std::uint32_t kBarSlabDepth = 4;
+inline constexpr SlabShape kLargestBarSlab{std::uint64_t{64} << 10, 64, 2};
 
 std::string to_text(const std::vector<Bar>& bars);
 nlohmann::ordered_json to_json(const std::vector<Bar>& bars);

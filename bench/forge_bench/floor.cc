@@ -74,9 +74,8 @@ std::uint64_t sum_words(std::span<const std::byte> bytes) {
   return sums[0] + sums[1] + sums[2] + sums[3];
 }
 
-Floor::Floor(const FloorSpec& spec)
-    : spec_(spec), source_(spec.slab_bytes, std::byte{1}), target_(spec.slab_bytes) {
-  const std::size_t size = FloorMemory::size(spec_.slab_depth, spec_.slab_bytes);
+Floor::Floor(const FloorSpec& spec) : spec_(spec) {
+  const std::size_t size = FloorMemory::size(spec_.slab_room);
   // Both processes write everywhere in it, unlike the engine's files: this is the bare case.
   auto made = shm::Segment::create({"forge-bench-floor", size, size, shm::Writer::peer});
   segment_ =
@@ -117,6 +116,14 @@ Floor::~Floor() {
   }
 }
 
+void Floor::use(const SlabShape& slab) {
+  if (slab.bytes() > spec_.slab_room)
+    throw std::runtime_error("the floor has no room for that slab");
+  slab_ = slab;
+  source_.assign(slab_.row_bytes, std::byte{1});
+  target_.assign(slab_.row_bytes, std::byte{0});
+}
+
 void Floor::start(FloorProbe probe) {
   memory_->line.store(0);
   for (shm::RingIndex* index : {&memory_->requests_tail, &memory_->requests_head,
@@ -125,7 +132,7 @@ void Floor::start(FloorProbe probe) {
   }
   memory_->request_bell.store(0);
   memory_->response_bell.store(0);
-  const FloorCommand command{probe, spec_.slab_depth, spec_.slab_bytes};
+  const FloorCommand command{probe, slab_};
   if (::send(socket_, &command, sizeof(command), MSG_NOSIGNAL) !=
       static_cast<ssize_t>(sizeof(command))) {
     fail("the second process has ended", errno);
@@ -149,7 +156,7 @@ FloorFigures Floor::probe(double seconds) {
       ring_rates.push_back(rings_rate(round * 0.2));
     }));
     futex(round * 0.3, futex_trips);
-    shares.push_back(core_share_of([&] { slab_rates.push_back(slab(round * 0.15)); }));
+    shares.push_back(core_share_of([&] { slab_rates.push_back(slab_rate(round * 0.15)); }));
     memcpy_rates.push_back(memcpy_rate(round * 0.05));
   }
   FloorFigures figures;
@@ -266,7 +273,7 @@ void Floor::futex(double seconds, Histogram& round_trips) {
   finish();
 }
 
-double Floor::slab(double seconds) {
+double Floor::slab_rate(double seconds) {
   start(FloorProbe::slab);
   FloorRingProducer out(memory_->requests, kFloorSlots, memory_->requests_tail,
                         memory_->requests_head);
@@ -274,24 +281,24 @@ double Floor::slab(double seconds) {
                        memory_->responses_head);
   FloorSlot slot{};
   const auto send = [&](std::uint64_t number) {
-    std::memcpy(memory_->request_block(number % spec_.slab_depth, spec_.slab_bytes), source_.data(),
-                spec_.slab_bytes);
+    std::byte* to = memory_->request_block(number, slab_);
+    for (std::uint32_t row = 0; row < slab_.rows; ++row, to += slab_.row_bytes)
+      std::memcpy(to, source_.data(), slab_.row_bytes);
     slot.number = number;
     out.try_push(slot);  // depth is below the ring's capacity: never full
   };
-  const std::uint64_t expected = sum_words(source_);
+  const std::uint64_t expected = slab_.rows * sum_words(source_);
   std::uint64_t received = 0;
   const auto receive = [&] {
     spin_until([&] { return in.ready(); });
-    const std::byte* block = memory_->response_block(in.front()->number % spec_.slab_depth,
-                                                     spec_.slab_depth, spec_.slab_bytes);
-    if (sum_words({block, spec_.slab_bytes}) != expected) fail("the slab gave other bytes back");
+    const std::byte* block = memory_->response_block(in.front()->number, slab_);
+    if (sum_words({block, slab_.block_bytes()}) != expected) fail("the slab gave other bytes back");
     in.pop();
     ++received;
   };
   std::uint64_t sent = 0;
-  while (sent < spec_.slab_depth) send(sent++);
-  for (std::uint32_t i = 0; i < spec_.slab_depth; ++i) {  // warm-up: every block once
+  while (sent < slab_.depth) send(sent++);
+  for (std::uint32_t i = 0; i < slab_.depth; ++i) {  // warm-up: every block once
     receive();
     send(sent++);
   }
@@ -307,7 +314,7 @@ double Floor::slab(double seconds) {
   slot.number = kFloorStop;
   out.try_push(slot);
   finish();
-  return 2 * blocks * static_cast<double>(spec_.slab_bytes) / static_cast<double>(now - begin);
+  return 2 * blocks * static_cast<double>(slab_.block_bytes()) / static_cast<double>(now - begin);
 }
 
 double Floor::memcpy_rate(double seconds) {

@@ -37,8 +37,7 @@ struct FloorFigures {
 struct FloorSpec {
   int near_cpu = 0;
   int far_cpu = 1;
-  std::size_t slab_bytes = std::size_t{1} << 20;
-  std::uint32_t slab_depth = 4;  ///< blocks in flight
+  std::uint64_t slab_room = SlabShape().bytes();  ///< bytes of the largest slab it will probe
 };
 
 /// Adds the bytes as 64-bit words: the cheapest way to prove that all of them have arrived.
@@ -52,6 +51,10 @@ class Floor {
   Floor& operator=(const Floor&) = delete;
   ~Floor();
 
+  /// What the slab and memcpy probes do from now on. Precondition: it fits FloorSpec::slab_room.
+  void use(const SlabShape& slab);
+  const SlabShape& slab() const { return slab_; }
+
   /// All probes, in turn and several times over, for about `seconds`; the middle of each.
   /// Throws std::runtime_error if the peer is gone.
   FloorFigures probe(double seconds);
@@ -61,7 +64,7 @@ class Floor {
   void rings(double seconds, Histogram& round_trips);
   double rings_rate(double seconds);
   void futex(double seconds, Histogram& round_trips);
-  double slab(double seconds);
+  double slab_rate(double seconds);
   double memcpy_rate(double seconds);
 
   /// Runs a spinning probe; gives the share of their cores that the two sides got meanwhile.
@@ -71,6 +74,7 @@ class Floor {
   void finish();
 
   FloorSpec spec_;
+  SlabShape slab_;
   shm::Segment segment_;
   FloorMemory* memory_ = nullptr;
   std::vector<std::byte> source_;  // what slab and memcpy copy

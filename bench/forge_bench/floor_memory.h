@@ -22,6 +22,19 @@ struct alignas(64) FloorSlot {
 inline constexpr std::uint64_t kFloorSlots = 256;
 /// A probe ends when this number arrives.
 inline constexpr std::uint64_t kFloorStop = ~std::uint64_t{0};
+/// Blocks of the slab under way: never more than the rings hold.
+inline constexpr auto kMostSlabDepth = static_cast<std::uint32_t>(kFloorSlots / 2);
+
+/// What the slab probe sends: blocks of so many equal rows, so many blocks under way.
+struct SlabShape {
+  std::uint64_t row_bytes = std::uint64_t{1} << 20;
+  std::uint32_t rows = 1;
+  std::uint32_t depth = 4;
+
+  std::uint64_t block_bytes() const { return row_bytes * rows; }
+  std::uint64_t bytes() const { return (block_bytes() + 63) / 64 * 64 * depth; }
+  friend bool operator==(const SlabShape&, const SlabShape&) = default;
+};
 
 struct FloorMemory {
   alignas(128) std::atomic<std::uint64_t> line;
@@ -33,27 +46,24 @@ struct FloorMemory {
   alignas(128) shm::Word response_bell;
   FloorSlot requests[kFloorSlots];
   FloorSlot responses[kFloorSlots];
-  // Then slab_depth request blocks and as many response blocks.
+  // Then the slab's request blocks and as many response blocks.
 
-  std::byte* request_block(std::uint64_t block, std::size_t bytes) {
-    return blocks() + block * stride(bytes);
+  std::byte* request_block(std::uint64_t number, const SlabShape& slab) {
+    return blocks() + number % slab.depth * (slab.bytes() / slab.depth);
   }
-  std::byte* response_block(std::uint64_t block, std::uint32_t depth, std::size_t bytes) {
-    return blocks() + (depth + block) * stride(bytes);
+  std::byte* response_block(std::uint64_t number, const SlabShape& slab) {
+    return request_block(number, slab) + slab.bytes();
   }
-  static std::size_t size(std::uint32_t depth, std::size_t bytes) {
-    return sizeof(FloorMemory) + 2 * depth * stride(bytes);
-  }
+  /// With room for slabs of so many bytes.
+  static std::size_t size(std::uint64_t slab_bytes) { return sizeof(FloorMemory) + 2 * slab_bytes; }
 
  private:
-  static std::size_t stride(std::size_t bytes) { return (bytes + 63) / 64 * 64; }
   std::byte* blocks() { return reinterpret_cast<std::byte*>(this + 1); }
 };
 
 struct FloorCommand {
   FloorProbe probe;
-  std::uint32_t slab_depth;
-  std::uint64_t slab_bytes;
+  SlabShape slab;
 };
 
 using FloorRingProducer = shm::RingProducer<FloorSlot>;

@@ -77,9 +77,8 @@ void obey(const FloorCommand& command, FloorMemory& memory) {
       return answer_futex(memory);
     case FloorProbe::slab:
       return answer_rings(memory, [&](const FloorSlot& slot) {
-        const std::uint64_t block = slot.number % command.slab_depth;
-        std::memcpy(memory.response_block(block, command.slab_depth, command.slab_bytes),
-                    memory.request_block(block, command.slab_bytes), command.slab_bytes);
+        std::memcpy(memory.response_block(slot.number, command.slab),
+                    memory.request_block(slot.number, command.slab), command.slab.block_bytes());
       });
   }
 }

@@ -24,13 +24,11 @@ constexpr int kFailed =
     1;  // a request was not answered exactly once, a bar was missed, something broke
 constexpr int kUsage = 2;
 constexpr double kProbeSeconds = 0.3;
-constexpr auto kMostSlabDepth = static_cast<std::uint32_t>(kFloorSlots) / 2;
 
 struct CommandLine {
   Options options;
   BarOptions bars;
-  std::size_t slab_bytes = std::size_t{1} << 20;  // floor
-  std::uint32_t slab_depth = 4;
+  SlabShape slab;  // floor
 };
 
 /// A number of seconds; CLI::Range alone lets "nan" through.
@@ -127,11 +125,13 @@ void add_load(CLI::App& app, Work work, Options& options) {
   app.add_option("--plugin-dir", options.plugin_dir, "Folder of libecho.so and libdigits.so");
 }
 
-std::unique_ptr<Floor> make_floor(const Options& options, std::size_t slab_bytes,
-                                  std::uint32_t slab_depth) {
+/// With room for a slab of that shape, which it begins with.
+std::unique_ptr<Floor> make_floor(const Options& options, const SlabShape& slab) {
   const std::vector<int> cores = placement(options).floor;
   if (cores.empty()) return nullptr;
-  return std::make_unique<Floor>(FloorSpec{cores[0], cores[1], slab_bytes, slab_depth});
+  auto floor = std::make_unique<Floor>(FloorSpec{cores[0], cores[1], slab.bytes()});
+  floor->use(slab);
+  return floor;
 }
 
 int run_load_command(const CommandLine& line) {
@@ -139,12 +139,7 @@ int run_load_command(const CommandLine& line) {
   const JsonFile json(options.json);
   check(options);
   plugin_path(options, target(options).plugin);
-  // The slab does what the run does; a small payload is compared with rings and needs only its
-  // usual shape.
-  const bool tensors = uses_tensors(options);
-  const auto depth = tensors ? std::min(options.inflight, static_cast<int>(kMostSlabDepth)) : 4;
-  const auto floor = make_floor(options, tensors ? options.payload : line.slab_bytes,
-                                static_cast<std::uint32_t>(depth));
+  const auto floor = make_floor(options, slab_of(options));
   Runner runner(floor.get(), kProbeSeconds);
   std::vector<Run> runs;
   runs.reserve(static_cast<std::size_t>(options.repeat));
@@ -157,7 +152,7 @@ int run_load_command(const CommandLine& line) {
 int run_floor_command(const CommandLine& line) {
   const Options& options = line.options;
   const JsonFile json(options.json);
-  const auto floor = make_floor(options, line.slab_bytes, line.slab_depth);
+  const auto floor = make_floor(options, line.slab);
   if (!floor) throw UsageError("the floor needs two cores; give two to --cpus");
   const std::vector<int> cores = placement(options).floor;
   std::vector<FloorFigures> probes;
@@ -179,17 +174,17 @@ int run_floor_command(const CommandLine& line) {
   row("futex, there and back, both asleep", format_ns(figures.futex_rtt_ns),
       p99(figures.futex_p99_ns));
   row("slab, both directions", text("%.1f GB/s", figures.slab_gbps),
-      format_bytes(static_cast<double>(line.slab_bytes)) +
-          text(" × %u in flight", line.slab_depth));
+      format_bytes(static_cast<double>(line.slab.row_bytes)) +
+          text(" × %u in flight", line.slab.depth));
   row("memcpy, one core", text("%.1f GB/s", figures.memcpy_gbps),
-      format_bytes(static_cast<double>(line.slab_bytes)));
+      format_bytes(static_cast<double>(line.slab.row_bytes)));
   row("share of the two cores we had", text("%.0f %%", 100 * figures.core_share),
       "the rates need all of it");
   std::fputs(out.c_str(), stdout);
 
   auto report = json_heading("floor");
   report["cpus"] = cores;
-  report["slab"] = {{"bytes", line.slab_bytes}, {"depth", line.slab_depth}};
+  report["slab"] = {{"bytes", line.slab.row_bytes}, {"depth", line.slab.depth}};
   report["floor"] = to_json(figures);
   for (const FloorFigures& probe : probes) report["runs"].push_back(to_json(probe));
   json.write(report);
@@ -201,7 +196,7 @@ int run_bars_command(const CommandLine& line) {
   BarOptions bar_options = line.bars;
   bar_options.plugin_dir = line.options.plugin_dir;
   for (const char* plugin : {"libecho.so", "libdigits.so"}) plugin_path(line.options, plugin);
-  const auto floor = make_floor(line.options, kBarSlabBytes, kBarSlabDepth);
+  const auto floor = make_floor(line.options, kLargestBarSlab);
   if (!floor) throw UsageError("bars are ratios to the floor, which needs two cores");
   const std::vector<Bar> bars = measure_bars(bar_options, *floor);
   std::fputs((labelled("machine", machine_line()) + "\n" + to_text(bars)).c_str(), stdout);
@@ -260,10 +255,10 @@ Cli::Cli() {
   add_repeat(*floor, options);
   add_cpus(*floor, options);
   add_json(*floor, options);
-  floor->add_option("--payload", line.slab_bytes, "Bytes of a block of the slab")
+  floor->add_option("--payload", line.slab.row_bytes, "Bytes of a block of the slab")
       ->check(CLI::Range(std::size_t{64}, std::size_t{1} << 30))
       ->capture_default_str();
-  floor->add_option("--inflight", line.slab_depth, "Blocks under way")
+  floor->add_option("--inflight", line.slab.depth, "Blocks under way")
       ->check(CLI::Range(1u, kMostSlabDepth))
       ->capture_default_str();
 

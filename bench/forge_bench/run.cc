@@ -130,6 +130,14 @@ Yardstick yardstick(const Options& options) {
   return {&FloorFigures::rings_rtt_ns, "the bare rings' round trip"};
 }
 
+SlabShape slab_of(const Options& options) {
+  if (!uses_tensors(options)) return {};
+  const int rows = uses_rows(options) ? target(options).options.batch_size : 1;
+  return {options.payload, static_cast<std::uint32_t>(rows),
+          static_cast<std::uint32_t>(
+              std::clamp(options.inflight / rows, 1, static_cast<int>(kMostSlabDepth)))};
+}
+
 double measured(const Options& options, const LoadResult& load) {
   // Bytes per ns are GB/s.
   if (uses_tensors(options)) {
@@ -165,6 +173,10 @@ Run Runner::run(const Options& options) {
     Run run = run_service(options);
     run.withheld = "the floor needs two cores";
     return run;
+  }
+  if (const SlabShape slab = slab_of(options); slab != floor_->slab()) {
+    floor_->use(slab);
+    forget();
   }
   const FloorFigures before = last_ ? *last_ : probe();
   last_.reset();

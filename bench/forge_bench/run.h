@@ -24,6 +24,11 @@ struct Yardstick {
 /// tensors against the slab.
 Yardstick yardstick(const Options& options);
 
+/// The slab that tensors of this load would be without forge: blocks of a payload, or of a batch of
+/// them whose rows are filled where it lies. Small payloads are compared with rings and get the usual
+/// shape.
+SlabShape slab_of(const Options& options);
+
 struct Run {
   LoadResult load;
   std::uint64_t restarts = 0;

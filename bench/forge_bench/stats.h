@@ -3,19 +3,15 @@
 
 #include <array>
 #include <bit>
-#include <chrono>
 #include <cstddef>
 #include <cstdint>
 #include <vector>
 
+#include "shm/clock.h"
+
 namespace forge::bench {
 
-/// std::chrono::steady_clock as a plain number.
-inline std::int64_t now_ns() {
-  return std::chrono::duration_cast<std::chrono::nanoseconds>(
-             std::chrono::steady_clock::now().time_since_epoch())
-      .count();
-}
+using shm::now_ns;
 
 /// What one look at the clock adds to the interval between two looks; measured once. Every sample
 /// has it taken off, the floor's as well as the engine's, so that it does not soften their ratio.
