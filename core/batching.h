@@ -2,6 +2,7 @@
 #pragma once
 
 #include <forge/options.h>
+#include <forge/wait.h>
 
 #include <chrono>
 #include <cstddef>
@@ -12,8 +13,7 @@ using BatchTime = std::chrono::steady_clock::time_point;
 
 /// When a batch whose first call came at `first` leaves even if it is not full.
 inline BatchTime batch_due(const EndpointOptions& options, BatchTime first) {
-  return options.batch_timeout >= BatchTime::max() - first ? BatchTime::max()
-                                                           : first + options.batch_timeout;
+  return detail::after(first, options.batch_timeout);
 }
 
 /// Does a batch of `collected` calls leave now?

@@ -11,15 +11,22 @@ enum class Wait { spin, adaptive, block };
 
 namespace detail {
 
-/// The time `duration` from now; the end of time where the clock does not reach that far.
+/// The time `duration` after `start`, not before it; the end of time where the clock does not reach
+/// that far.
 template <class Rep, class Period>
-std::chrono::steady_clock::time_point from_now(std::chrono::duration<Rep, Period> duration) {
+std::chrono::steady_clock::time_point after(std::chrono::steady_clock::time_point start,
+                                            std::chrono::duration<Rep, Period> duration) {
   using Time = std::chrono::steady_clock::time_point;
   using Wide = std::chrono::duration<long double>;
-  const Time now = std::chrono::steady_clock::now();
-  if (Wide(duration) >= Wide(Time::max() - now)) return Time::max();
-  if (duration <= duration.zero()) return now;
-  return now + std::chrono::ceil<Time::duration>(duration);
+  if (Wide(duration) >= Wide(Time::max() - start)) return Time::max();
+  if (duration <= duration.zero()) return start;
+  return start + std::chrono::ceil<Time::duration>(duration);
+}
+
+/// The time `duration` from now.
+template <class Rep, class Period>
+std::chrono::steady_clock::time_point from_now(std::chrono::duration<Rep, Period> duration) {
+  return after(std::chrono::steady_clock::now(), duration);
 }
 
 }  // namespace detail
