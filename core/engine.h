@@ -143,7 +143,11 @@ class Engine final : public detail::Driver, public std::enable_shared_from_this<
   struct Rank {
     std::shared_ptr<replicas::Channel> channel;
     replicas::Process process;
-    bool alive = false;  // started, or about to be, and not reaped
+    bool alive = false;                 // started, or about to be, and not reaped
+    std::uint64_t heartbeat = 0;        // as last seen
+    std::chrono::nanoseconds silent{};  // how long it has been seen not to change, with work to do
+    bool stuck = false;                 // it outlives its SIGKILL
+    int stops = 0;                      // times in a row that it was found stopped
   };
 
   static constexpr std::size_t kUnseen = ~std::size_t{0};
@@ -168,7 +172,9 @@ class Engine final : public detail::Driver, public std::enable_shared_from_this<
     std::string first_exit;
     std::uint32_t failed_rank = 0;
     bool killed_from_outside = false;
+    std::uint64_t culprit = 0;  // the request that alone is to blame, packed; 0: none is known
     bool was_healthy = false;
+    bool left = false;  // by itself: an endpoint with restart_on_error has failed
     ReplicaMeter meter;
     std::size_t view = kUnseen;  // its place in healthy_
     bool stale = false;          // what routers see of its load is out of date
@@ -210,6 +216,7 @@ class Engine final : public detail::Driver, public std::enable_shared_from_this<
   void enqueue(replicas::Entry& entry, Unit& unit);
   void queue_up(replicas::Entry& entry, Unit& unit);
   bool can_send(const replicas::Entry& entry, Unit& unit, std::size_t count) const;
+  bool wants_solitude(const replicas::Entry& entry, const Unit& unit) const;
   void send(replicas::Entry& entry, Unit& unit);
   void stage(replicas::Entry& entry, Unit& unit);
   void commit(std::uint32_t rank, Unit& unit);
@@ -242,6 +249,8 @@ class Engine final : public detail::Driver, public std::enable_shared_from_this<
   void pulse(SteadyTime now);
   std::uint64_t roll(SteadyTime now);
   void watch_executions(std::chrono::nanoseconds elapsed);
+  void watch_silence(std::chrono::nanoseconds elapsed);
+  void look_at(Unit& unit, std::uint32_t rank, std::uint64_t incarnation);
   bool overran(Unit& unit, replicas::Entry& entry, std::chrono::nanoseconds elapsed);
   void count(Unit& unit, bool success);
   void time_begins(replicas::Entry& entry);
@@ -287,12 +296,18 @@ class Engine final : public detail::Driver, public std::enable_shared_from_this<
   void setup_finished(Unit& unit);
   void on_exit(Unit& unit, std::uint64_t incarnation, std::uint32_t rank,
                const replicas::ExitInfo& exit);
+  void on_stuck(Unit& unit, std::uint64_t incarnation, std::uint32_t rank);
   void rank_gone(Unit& unit, std::uint32_t rank);
   void violated(Unit& unit, std::uint32_t rank);  ///< a worker wrote what no worker writes
-  void fence(Unit& unit);                         ///< kills what still lives of it
-  void bury(Unit& unit);                          ///< all ranks are reaped: drain, sort, replace
+  void retire(Unit& unit);
+  void fence(Unit& unit);  ///< kills what still lives of it
+  void bury(Unit& unit);   ///< all ranks are reaped: drain, sort, replace
   bool was_started(const Unit& unit, const replicas::Entry& entry) const;
-  void sort_out(Unit& unit);
+  /// True if a request that is not run again killed it.
+  bool sort_out(Unit& unit);
+  replicas::Blame blame(const Unit& unit, const replicas::Entry& entry, std::size_t started) const;
+  void put_back(Unit& unit, replicas::Entry& entry);
+  Refusal poison_error(const Unit& unit, const replicas::Entry& entry);
   void schedule_restart(Unit& unit, const replicas::Death& death);
   void reset_life(Unit& unit);
   void mourn_mesh(Unit& unit);

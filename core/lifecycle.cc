@@ -197,7 +197,9 @@ Result<replicas::Process> Engine::spawn_rank(Unit& unit, std::uint64_t incarnati
                                        self->host_->output().close(id);
                                        self->on_exit(unit, incarnation, rank, exit);
                                      },
-                                     {}});
+                                     [self = shared_from_this(), &unit, incarnation, rank] {
+                                       self->on_stuck(unit, incarnation, rank);
+                                     }});
   if (!process) host_->output().close(output->id);
   return process;
 }
@@ -239,6 +241,7 @@ void Engine::send_setup(Unit& unit) {
   entry.home = unit.idx;
   entry.payload = &setup_;
   ++setup_.users;
+  if (next_pulse_ == SteadyTime::max()) begin_pulse();
   send(entry, unit);
 }
 
@@ -331,6 +334,9 @@ void Engine::stop_workers(bool at_once) {
     } else {
       unit->fenced = false;
       fence(*unit);
+      for (std::uint32_t rank = 0; rank < unit->ranks.size(); ++rank) {
+        if (unit->ranks[rank].stuck) rank_gone(*unit, rank);  // nobody waits for it
+      }
     }
   }
   update_healthy();

@@ -10,6 +10,8 @@ namespace {
 
 /// A call that runs longer than this, without a limit of its own, is worth a line in the log.
 constexpr std::chrono::seconds kLong{60};
+/// A worker that is found stopped this often in a row is killed; a debugger's user stops it for less.
+constexpr int kStops = 2;
 /// Beyond this many requests a second, only every kStride-th is timed.
 constexpr double kTimeAll = 20'000;
 constexpr std::uint32_t kStride = 16;
@@ -29,9 +31,11 @@ void Engine::begin_pulse() {
 void Engine::pulse(SteadyTime now) {
   if (next_pulse_ == SteadyTime::max()) return;
   if (now >= next_pulse_) {
-    // Our own pauses are nobody's execution time.
-    watch_executions(
-        std::min<std::chrono::nanoseconds>(now - next_pulse_ + pulse_period_, 2 * pulse_period_));
+    // Our own pauses are nobody's execution time, and nobody's silence.
+    const auto elapsed =
+        std::min<std::chrono::nanoseconds>(now - next_pulse_ + pulse_period_, 2 * pulse_period_);
+    watch_executions(elapsed);
+    watch_silence(elapsed);
     const std::uint64_t requests = roll(now);
     const double seconds = std::chrono::duration<double>(pulse_period_).count();
     stride_ = static_cast<double>(requests) > kTimeAll * seconds ? kStride : 1;
@@ -54,12 +58,60 @@ void Engine::watch_executions(std::chrono::nanoseconds elapsed) {
     drain();  // it may have answered by now
     if (ledger_.find(id) != late || unit->fenced) continue;
     unit->verdict = endpoint_name(late->slot.endpoint) + " had run longer than its exec_timeout";
+    unit->culprit = shm::packed(id);
     host_->log(LogLevel::warning, where(*late) + " has run for " +
                                       std::to_string(late->running_ns / 1'000'000) +
                                       " ms, longer than its exec_timeout; its worker is killed and "
                                       "replaced");
     fence(*unit);
   }
+}
+
+/// A worker that has work and does not begin anything may be busy with a long call, or stopped by a
+/// signal: its process tells. Silence alone never kills.
+void Engine::watch_silence(std::chrono::nanoseconds elapsed) {
+  for (const auto& unit : units_) {
+    if (unit->fenced) continue;
+    for (std::uint32_t i = 0; i < unit->ranks.size(); ++i) {
+      Rank& rank = unit->ranks[i];
+      const std::uint64_t beat = rank.channel->heartbeat();
+      if (beat != rank.heartbeat || rank.channel->outstanding() == 0 || rank.process.id == 0) {
+        rank.heartbeat = beat;
+        rank.silent = {};
+        rank.stops = 0;
+      } else if ((rank.silent += elapsed) >= launch_.options.health_poll_rate) {
+        rank.silent = {};
+        host_->watchdog().post(
+            [self = shared_from_this(), &unit = *unit, i, incarnation = unit->incarnation] {
+              self->look_at(unit, i, incarnation);
+            });
+      }
+    }
+  }
+}
+
+void Engine::look_at(Unit& unit, std::uint32_t rank,
+                     std::uint64_t incarnation) {  // watchdog thread
+  replicas::Process process;
+  {
+    const Lock lock(mutex_);
+    if (unit.incarnation != incarnation || unit.fenced || unit.ranks.empty()) return;
+    process = unit.ranks[rank].process;
+  }
+  const bool stopped = host_->watchdog().is_stopped(process);
+  const Lock lock(mutex_);
+  if (unit.incarnation != incarnation || unit.fenced || unit.ranks.empty()) return;
+  int& stops = unit.ranks[rank].stops;
+  stops = stopped ? stops + 1 : 0;
+  if (stops < kStops) return;
+  unit.verdict = "a signal had stopped it";
+  unit.killed_from_outside = true;
+  host_->log(LogLevel::warning,
+             "service '" + launch_.name + "': rank " + std::to_string(rank) + " (pid " +
+                 std::to_string(process.pid) + ") of replica " + std::to_string(unit.idx) +
+                 " has been stopped by a signal and has work to do; it is killed "
+                 "and replaced");
+  fence(unit);
 }
 
 bool Engine::overran(Unit& unit, replicas::Entry& entry, std::chrono::nanoseconds elapsed) {

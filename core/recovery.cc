@@ -43,10 +43,11 @@ void Engine::on_exit(Unit& unit, std::uint64_t incarnation, std::uint32_t rank,
         ") " +
         (unit.verdict.empty() ? replicas::describe(exit) : "was killed because " + unit.verdict);
     unit.killed_from_outside =
-        exit.kind == replicas::ExitInfo::Kind::signaled && exit.value == SIGKILL && !unit.fenced;
+        unit.killed_from_outside ||
+        (exit.kind == replicas::ExitInfo::Kind::signaled && exit.value == SIGKILL && !unit.fenced);
     unit.failed_rank = rank;
-    unit.was_healthy = unit.state == ReplicaState::healthy;
   }
+  retire(unit);
   if (starting_ && unit.was_healthy && start_error_.ok()) {
     start_error_ = {ErrorCode::worker_lost,
                     "service '" + launch_.name + "' did not come up: " + unit.first_exit +
@@ -54,19 +55,24 @@ void Engine::on_exit(Unit& unit, std::uint64_t incarnation, std::uint32_t rank,
                     {},
                     true};
   }
-  if (unit.state == ReplicaState::healthy || unit.state == ReplicaState::uninitialized) {
-    unit.state = ReplicaState::recovering;
-    update_healthy();
-  }
   fence(unit);
   if (std::none_of(unit.ranks.begin(), unit.ranks.end(), [](const Rank& r) { return r.alive; }))
     bury(unit);
   changed_.notify_all();
 }
 
+/// Nothing is routed to it any more.
+void Engine::retire(Unit& unit) {
+  if (unit.state != ReplicaState::healthy && unit.state != ReplicaState::uninitialized) return;
+  unit.was_healthy = unit.state == ReplicaState::healthy;
+  unit.state = ReplicaState::recovering;
+  update_healthy();
+}
+
 void Engine::fence(Unit& unit) {
   if (unit.fenced) return;
   unit.fenced = true;
+  retire(unit);
   std::vector<replicas::Process> doomed;
   for (const Rank& rank : unit.ranks) {
     if (rank.alive && rank.process.id != 0) doomed.push_back(rank.process);
@@ -74,6 +80,43 @@ void Engine::fence(Unit& unit) {
   host_->watchdog().post([self = shared_from_this(), doomed = std::move(doomed)] {
     for (const auto& process : doomed) self->host_->watchdog().kill(process);
   });
+}
+
+/// It outlives a SIGKILL: it sits in the kernel, and will not run again when it leaves. What it had not
+/// started goes elsewhere, what it had is lost to its callers; its memory is kept until it is reaped.
+void Engine::on_stuck(Unit& unit, std::uint64_t incarnation,
+                      std::uint32_t rank) {  // watchdog thread
+  const Lock lock(mutex_);
+  if (unit.incarnation != incarnation) return;
+  const std::string who = "rank " + std::to_string(rank) + " (pid " +
+                          std::to_string(unit.ranks[rank].process.pid) + ") of replica " +
+                          std::to_string(unit.idx);
+  host_->log(LogLevel::error, "service '" + launch_.name + "': " + who +
+                                  " does not end although it was killed; it sits in a driver or in "
+                                  "the kernel, and its replica stays down until it leaves");
+  unit.ranks[rank].stuck = true;
+  for (auto next = unit.in_flight.end(); next != unit.in_flight.begin();) {
+    replicas::Entry& entry = *--next;
+    if (entry.slot.kind == shm::RequestKind::setup) continue;
+    if (was_started(unit, entry)) {
+      fail(entry, make_error({ErrorCode::worker_lost,
+                              where(entry) + ": " + who +
+                                  " does not end although it was killed; the call had started and "
+                                  "may have been executed",
+                              {},
+                              true}));
+      continue;
+    }
+    ++next;
+    replicas::unlink(entry);
+    --outstanding_;
+    ledger_.lost(entry, false);
+    ++counters_.replays;
+    put_back(unit, entry);
+  }
+  if (state_ != State::serving) rank_gone(unit, rank);
+  if (!healthy_.empty()) dispatch_waiting();
+  changed_.notify_all();
 }
 
 void Engine::violated(Unit& unit, std::uint32_t rank) {
@@ -97,8 +140,11 @@ void Engine::bury(Unit& unit) {
   const bool working =
       std::any_of(unit.in_flight.begin(), unit.in_flight.end(),
                   [&](const replicas::Entry& entry) { return was_started(unit, entry); });
-  sort_out(unit);
-  const std::vector<Rank> ranks = std::exchange(unit.ranks, {});
+  unit.left = std::any_of(unit.ranks.begin(), unit.ranks.end(), [](const Rank& rank) {
+    return rank.channel->exit_reason() == shm::ExitReason::restart;
+  });
+  const bool poisoned = sort_out(unit);
+  unit.ranks.clear();
   poll_set_changed();
   if (unit.setup_error.ok()) unit.failure = unit.first_exit;
   if (state_ != State::serving || starting_) {
@@ -110,13 +156,11 @@ void Engine::bury(Unit& unit) {
     mourn_mesh(unit);
     return;
   }
-  const bool wanted = std::any_of(ranks.begin(), ranks.end(), [](const Rank& rank) {
-    return rank.channel->exit_reason() == shm::ExitReason::restart;
-  });
-  if (wanted) unit.failure = "an endpoint with restart_on_error failed";
+  if (unit.left) unit.failure = "an endpoint with restart_on_error failed";
   replicas::Death death;
   death.from_outside = unit.killed_from_outside;
-  death.kind = wanted              ? replicas::DeathKind::serving_after_answer
+  death.kind = unit.left           ? replicas::DeathKind::serving_after_answer
+               : poisoned          ? replicas::DeathKind::by_poison
                : !unit.was_healthy ? replicas::DeathKind::in_setup
                : !working          ? replicas::DeathKind::idle
                : unit.answered     ? replicas::DeathKind::serving_after_answer
@@ -134,7 +178,22 @@ bool Engine::was_started(const Unit& unit, const replicas::Entry& entry) const {
   return false;
 }
 
-void Engine::sort_out(Unit& unit) {
+/// `started`: how many calls it had begun and not answered.
+replicas::Blame Engine::blame(const Unit& unit, const replicas::Entry& entry,
+                              std::size_t started) const {
+  if (unit.culprit != 0)
+    return shm::packed(entry.slot.id) == unit.culprit ? replicas::Blame::alone
+                                                      : replicas::Blame::nobody;
+  if (unit.killed_from_outside || unit.left) return replicas::Blame::nobody;
+  return started == 1 ? replicas::Blame::alone : replicas::Blame::several;
+}
+
+bool Engine::sort_out(Unit& unit) {
+  bool poisoned = false;
+  const auto begun = static_cast<std::size_t>(
+      std::count_if(unit.in_flight.begin(), unit.in_flight.end(), [&](const auto& entry) {
+        return entry.slot.kind == shm::RequestKind::call && was_started(unit, entry);
+      }));
   sessions_.replica_lost(unit.idx);
   // Backwards, and each to the front: the order among the replayed stays what it was.
   while (!unit.in_flight.empty()) {
@@ -159,8 +218,15 @@ void Engine::sort_out(Unit& unit) {
       for (std::uint32_t rank = 0; rank < (entry.rank == replicas::kAllRanks ? procs_ : 1); ++rank)
         call->answer(entry.part + rank).clear();
     }
-    const replicas::Verdict verdict =
-        launch_.mesh ? ledger_.lost_for_good(entry, started) : ledger_.lost(entry, started);
+    const replicas::Verdict verdict = launch_.mesh
+                                          ? ledger_.lost_for_good(entry, started)
+                                          : ledger_.lost(entry, started, blame(unit, entry, begun));
+    poisoned = poisoned || verdict == replicas::Verdict::poison;
+    if (verdict == replicas::Verdict::poison) {
+      fail(entry, poison_error(unit, entry));
+      close(entry);
+      continue;
+    }
     if (verdict == replicas::Verdict::lost || entry.call == nullptr) {
       fail(entry,
            make_error({ErrorCode::worker_lost,
@@ -177,10 +243,8 @@ void Engine::sort_out(Unit& unit) {
     }
     if (verdict == replicas::Verdict::retry) ++counters_.retries;
     if (verdict == replicas::Verdict::replay) ++counters_.replays;
-    entry.replica = entry.home;
     entry.alone = entry.alone || (entry.batch != 0 && started);
-    entry.batch = 0;
-    replicas::prepend(entry.home == replicas::kAnyReplica ? waiting_ : unit.queue, entry);
+    put_back(unit, entry);
   }
   // What had only queued for this replica goes elsewhere too, behind what was ahead of it.
   for (auto it = unit.queue.begin(); it != unit.queue.end();) {
@@ -192,6 +256,24 @@ void Engine::sort_out(Unit& unit) {
     replicas::append(waiting_, entry);
   }
   if (!healthy_.empty()) dispatch_waiting();
+  return poisoned;
+}
+
+/// To the front of those that wait.
+void Engine::put_back(Unit& unit, replicas::Entry& entry) {
+  entry.replica = entry.home;
+  entry.batch = 0;
+  replicas::prepend(entry.home == replicas::kAnyReplica ? waiting_ : unit.queue, entry);
+}
+
+Refusal Engine::poison_error(const Unit& unit, const replicas::Entry& entry) {
+  ++counters_.poisoned;
+  return make_error({ErrorCode::poison_request,
+                     where(entry) + " has killed " + std::to_string(entry.deaths) +
+                         " workers, one of them while nothing else ran there; the last: " +
+                         unit.first_exit + "; it is not run again",
+                     {},
+                     true});
 }
 
 void Engine::mourn_mesh(Unit& unit) {
@@ -245,7 +327,8 @@ void Engine::reset_life(Unit& unit) {
   unit.first_exit.clear();
   unit.verdict.clear();
   unit.setup_error = {};
-  unit.fenced = unit.killed_from_outside = unit.was_healthy = false;
+  unit.culprit = 0;
+  unit.left = unit.fenced = unit.killed_from_outside = unit.was_healthy = false;
 }
 
 }  // namespace forge::core

@@ -131,6 +131,9 @@ class Channel {
   shm::Word& caller_bell() { return response_->caller_bell.word; }
   shm::Word& engine_bell() { return response_->engine_bell.word; }
 
+  /// Changes with everything the worker begins.
+  std::uint64_t heartbeat() const { return response_->heartbeat.load(std::memory_order_relaxed); }
+
   // ---- after the worker's death [lock]
   /// Requests below this position were started.
   std::uint64_t started() const;

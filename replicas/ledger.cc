@@ -48,6 +48,8 @@ Entry& Ledger::open(std::uint16_t client) {
   entry.incarnation = 0;
   entry.batch = 0;
   entry.cancel = 0;
+  entry.deaths = 0;
+  entry.died_alone = false;
   entry.alone = false;
   entry.leads = false;
   entry.called_ns = 0;
@@ -90,12 +92,15 @@ bool Ledger::accept(Entry& entry, std::uint32_t replica, std::uint64_t incarnati
   return true;
 }
 
-Verdict Ledger::lost(Entry& entry, bool started) {
+Verdict Ledger::lost(Entry& entry, bool started, Blame blame) {
   if (!started) {
     entry.state = EntryState::queued;
     return Verdict::replay;
   }
   ++entry.executions;
+  if (blame != Blame::nobody) ++entry.deaths;
+  entry.died_alone = entry.died_alone || blame == Blame::alone;
+  if (entry.idempotent && entry.deaths > 1 && entry.died_alone) return Verdict::poison;
   if (entry.idempotent && entry.executions < kMaxExecutions) {
     entry.state = EntryState::queued;
     return Verdict::retry;

@@ -11,6 +11,9 @@
 //             ├──never started─┤  does not count as an execution
 //             └──started───────┴─ if idempotent and executions are left; else closed, WorkerLost
 //
+// A request whose execution kills workers is told from those that only shared their end by a death
+// alone: after its first death it runs by itself, and after the second it is poison.
+//
 // Pure: no clock, no lock, no I/O. Guarded by its service's lock.
 #pragma once
 
@@ -46,6 +49,8 @@ struct Entry : boost::intrusive::list_base_hook<> {
   std::uint64_t incarnation = 0;        ///< of that replica
   std::uint64_t batch = 0;              ///< neighbours with this number are sent as one; 0: none
   std::uint64_t cancel = 0;             ///< the source that may cancel it; 0: none
+  std::uint8_t deaths = 0;              ///< of workers that it may have killed
+  bool died_alone = false;              ///< in one of them, nothing else had started
   bool alone = false;                   ///< its batch failed: it goes on by itself
   bool marked = false;                  ///< its worker has been told that nobody waits
   bool leads = false;                   ///< other calls of its session wait for its end
@@ -68,8 +73,12 @@ void append(EntryList& list, Entry& entry);
 void prepend(EntryList& list, Entry& entry);
 void unlink(Entry& entry);
 
+/// Who may have killed a worker: nothing it ran (a SIGKILL from outside), one of several requests that
+/// had started, or this one.
+enum class Blame : std::uint8_t { nobody, several, alone };
+
 /// What becomes of an entry whose replica died.
-enum class Verdict { replay, retry, lost };
+enum class Verdict { replay, retry, lost, poison };
 
 class Ledger {
  public:
@@ -89,7 +98,7 @@ class Ledger {
               std::uint16_t attempt);
 
   /// Its replica has been reaped. `started`: any rank had started it.
-  Verdict lost(Entry& entry, bool started);
+  Verdict lost(Entry& entry, bool started, Blame blame = Blame::nobody);
 
   /// Likewise where nothing is ever run again (meshes): always lost.
   Verdict lost_for_good(Entry& entry, bool started);

@@ -11,6 +11,8 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <fstream>
+#include <iterator>
 #include <system_error>
 
 namespace forge::replicas {
@@ -206,6 +208,14 @@ Result<Child> spawn_process(const SpawnSpec& spec) {
     error = parameters.spawn(pid, spec.path.c_str(), arguments.data(), environment.data());
   if (error != 0) return spawn_failure(spec, error);
   return watch(spec, pid);
+}
+
+bool is_stopped(const Child& child) {
+  // The state follows the name, which may hold anything but ends with the last ')': proc(5).
+  std::ifstream file("/proc/" + std::to_string(child.pid) + "/stat");
+  const std::string line{std::istreambuf_iterator<char>(file), {}};
+  const std::size_t name_end = line.rfind(')');
+  return name_end != std::string::npos && name_end + 2 < line.size() && line[name_end + 2] == 'T';
 }
 
 bool send_signal(const Child& child, int signal) {

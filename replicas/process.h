@@ -55,6 +55,9 @@ std::string describe(const ExitInfo& exit);
 /// what the system said.
 Result<Child> spawn_process(const SpawnSpec& spec);
 
+/// Has a signal stopped it (SIGSTOP)? A debugger's stop is none. False if it cannot be seen.
+bool is_stopped(const Child& child);
+
 /// False if the process is gone already.
 bool send_signal(const Child& child, int signal);
 

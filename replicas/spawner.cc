@@ -133,6 +133,12 @@ bool Spawner::kill(const Process& process) {
   return true;
 }
 
+bool Spawner::is_stopped(const Process& process) const {
+  require_thread(true, "is_stopped");
+  const auto it = processes_.find(process.id);
+  return it != processes_.end() && replicas::is_stopped(it->second.child);
+}
+
 bool Spawner::send_signal(const Process& process, int signal) {
   require_thread(true, "send_signal");
   const auto it = processes_.find(process.id);

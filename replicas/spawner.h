@@ -85,6 +85,9 @@ class Spawner {
   /// SIGKILL to it and its process group. False if it has ended already.
   bool kill(const Process& process);
 
+  /// Has a signal stopped it? False if it has ended.
+  bool is_stopped(const Process& process) const;
+
   /// Any other signal, to the process alone. False if it has ended already.
   bool send_signal(const Process& process, int signal);
 

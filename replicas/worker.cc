@@ -79,7 +79,8 @@ class Worker {
   std::vector<std::unique_ptr<Execution>> executions_;  // all of them
   std::vector<Execution*> idle_;
   std::vector<Execution*> active_;  // coroutines that wait
-  std::uint32_t rung_ = 0;          // the controller's parking we have rung for
+  std::uint64_t beats_ = 0;
+  std::uint32_t rung_ = 0;  // the controller's parking we have rung for
 };
 
 Worker::Worker(shm::Segment requests, shm::Segment responses, shm::Segment arena,
@@ -116,6 +117,7 @@ int Worker::run() {
       busy = true;
     }
     if (busy) {
+      out_->heartbeat.store(++beats_, std::memory_order_relaxed);
       spinner.reset();
     } else if (!spinner.keep_spinning()) {
       answers_.collect();

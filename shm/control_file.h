@@ -159,7 +159,7 @@ struct ResponseFile {
   alignas(128) std::atomic<std::uint32_t> parked;  ///< 1 while the worker sleeps or is about to
   Bell caller_bell;                                ///< rung when a caller is parked
   Bell engine_bell;                                ///< rung when the engine is parked
-  alignas(128) std::atomic<std::uint64_t> heartbeat;
+  alignas(128) std::atomic<std::uint64_t> heartbeat;  ///< changes with everything that is begun
   std::atomic<ExitReason> exit_reason;
   ResponseSlot responses[kWindow];
 };

@@ -115,8 +115,8 @@ TEST_F(Batches, ThatKillAreLost) {
 TEST_F(Batches, ThatKillAreTriedOneByOneIfTheyMay) {
   const Service service = serve({.num_replicas = 2, .restart = {.backoff_initial = 0ms}});
   const auto all = outcomes(send(service.endpoint<Map>("fragile_idempotent"), {1, -2, 3, 4}));
-  EXPECT_EQ(std::ranges::count(all, "ok"), 3) << "only the one that kills is lost";
-  EXPECT_EQ(all[1], "worker_lost");
+  EXPECT_EQ(std::ranges::count(all, "ok"), 3) << "only the one that kills is given up";
+  EXPECT_EQ(all[1], "poison_request");
 }
 
 TEST_F(Batches, StackTheirTensors) {

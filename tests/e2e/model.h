@@ -237,6 +237,10 @@ class Verdict {
       ++lost_;
       EXPECT_TRUE(outcome.maybe_executed) << "what has not started is replayed";
       EXPECT_GE(deaths_, call.kind->again ? 3U : 1U) << outcome.text;
+    } else if (code == "poison_request") {
+      EXPECT_TRUE(call.kind->again);
+      EXPECT_EQ(call.deed, static_cast<std::int64_t>(Deed::dies)) << "it had done nothing";
+      EXPECT_GE(runs, 2U);
     } else if (code == "actor_error") {
       EXPECT_TRUE(call.deed < 0 ||
                   (call.kind->batched && !call.kind->again && log_.spoilt(call.id)))

@@ -233,6 +233,43 @@ TEST(LedgerLost, DecidesByWhatHadStarted) {
   }
 }
 
+struct PoisonCase {
+  bool idempotent;
+  std::vector<Blame> deaths;  // it had started in each
+  Verdict last;               // all before it: retry
+};
+
+TEST(LedgerLost, TellsPoisonFromBadLuck) {
+  using V = Verdict;
+  constexpr auto kNobody = Blame::nobody;
+  constexpr auto kSeveral = Blame::several;
+  constexpr auto kAlone = Blame::alone;
+  const PoisonCase cases[] = {
+      {true, {kAlone, kAlone}, V::poison},
+      {true, {kSeveral, kAlone}, V::poison},
+      {true, {kAlone, kSeveral}, V::poison},
+      {true, {kSeveral, kSeveral}, V::retry},
+      {true, {kSeveral, kSeveral, kAlone}, V::poison},
+      {true, {kSeveral, kSeveral, kSeveral}, V::lost},
+      {true, {kNobody, kNobody, kNobody}, V::lost},
+      {true, {kAlone, kNobody}, V::retry},
+      {true, {kAlone, kNobody, kAlone}, V::poison},
+      {true, {kNobody, kAlone, kNobody}, V::lost},
+      {false, {kAlone}, V::lost},
+  };
+  for (const PoisonCase& one : cases) {
+    Ledger ledger;
+    Entry& entry = ledger.open(0);
+    entry.idempotent = one.idempotent;
+    for (std::size_t death = 0; death < one.deaths.size(); ++death) {
+      ledger.sent(entry, 0, death + 1, 1);
+      const bool last = death + 1 == one.deaths.size();
+      EXPECT_EQ(ledger.lost(entry, true, one.deaths[death]), last ? one.last : V::retry)
+          << "case " << &one - cases << ", death " << death;
+    }
+  }
+}
+
 TEST(LedgerLost, ForGoodIsAlwaysLost) {
   for (const bool idempotent : {false, true}) {
     for (const bool started : {false, true}) {

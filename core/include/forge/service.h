@@ -41,6 +41,7 @@ struct ServiceCounters {
   std::uint64_t replays = 0;       ///< requests that moved after a death, never having started
   std::uint64_t retries = 0;       ///< idempotent requests that had started and were run again
   std::uint64_t refused = 0;       ///< answers that did not fit the ledger and were not counted
+  std::uint64_t poisoned = 0;      ///< idempotent requests that killed workers and were given up
   std::uint64_t violations = 0;    ///< workers that wrote what no worker writes, and were killed
   std::uint64_t copied_bytes = 0;  ///< of tensors and byte blocks, once, into the arena
 };
