@@ -32,6 +32,7 @@ class Arena : public std::enable_shared_from_this<Arena> {
   /// Row `index` of a tensor [n, …] of the arena: a tensor of its own that adjoins the next row.
   static Tensor row_of(const Tensor& slab, std::size_t index);
 
+  std::size_t size() const { return segment_.size(); }
   std::size_t largest() const { return pool_.largest(); }
   std::size_t used();
   int fd() const { return segment_.fd(); }

@@ -10,6 +10,7 @@
 #include "core/host.h"
 #include "gpu/devices.h"
 #include "replicas/manifest.h"
+#include "replicas/recording.h"
 #include "replicas/worker.h"
 #include "shm/threads.h"
 
@@ -323,6 +324,9 @@ void Controller::on_actor_failure(std::function<void(const ActorFailure&)> callb
 void init(int argc, char** argv) {
   if (replicas::wants_worker(argc, argv)) {
     std::exit(replicas::run_worker(argc, argv));  // NOLINT(concurrency-mt-unsafe): no thread yet
+  }
+  if (replicas::wants_replay(argc, argv)) {
+    std::exit(replicas::run_replay(argv[2]));  // NOLINT(concurrency-mt-unsafe): no thread yet
   }
   init_was_called = true;
 }

@@ -39,6 +39,7 @@
 #include "replicas/channel.h"
 #include "replicas/ledger.h"
 #include "replicas/manifest.h"
+#include "replicas/recording.h"
 #include "replicas/spawner.h"
 #include "replicas/supervisor.h"
 
@@ -307,6 +308,7 @@ class Engine final : public detail::Driver, public std::enable_shared_from_this<
   bool sort_out(Unit& unit);
   replicas::Blame blame(const Unit& unit, const replicas::Entry& entry, std::size_t started) const;
   void put_back(Unit& unit, replicas::Entry& entry);
+  replicas::Recording record(const replicas::Entry& entry, const std::string& reason) const;
   Refusal poison_error(const Unit& unit, const replicas::Entry& entry);
   void schedule_restart(Unit& unit, const replicas::Death& death);
   void reset_life(Unit& unit);

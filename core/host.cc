@@ -1,8 +1,10 @@
 #include "core/host.h"
 
 #include <dlfcn.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
+#include <cctype>
 #include <cstdio>
 #include <cstdlib>
 #include <filesystem>
@@ -22,6 +24,19 @@ fs::path library_folder() {
   ::dladdr(reinterpret_cast<void*>(&library_folder), &info);
   std::error_code ignored;
   return fs::canonical(info.dli_fname == nullptr ? "" : info.dli_fname, ignored).parent_path();
+}
+
+/// Recordings a controller keeps: enough to find a bug, too few to fill a disk.
+constexpr int kMostKept = 16;
+
+/// A folder for this user alone; empty if somebody else has that name. Made if it is not there.
+bool make_private(const fs::path& folder) {
+  std::error_code ignored;
+  fs::create_directories(folder.parent_path(), ignored);
+  ::mkdir(folder.c_str(), 0700);
+  struct stat found {};
+  return ::lstat(folder.c_str(), &found) == 0 && S_ISDIR(found.st_mode) &&
+         found.st_uid == ::geteuid() && (found.st_mode & 022) == 0;
 }
 
 bool executable(const fs::path& path) { return ::access(path.c_str(), X_OK) == 0; }
@@ -74,6 +89,31 @@ void Host::close() {
   watchdog_.stop();
   engine_thread_.stop();
   output_.stop();
+}
+
+std::string Host::keep(replicas::Recording recording) {
+  const int number = kept_.fetch_add(1);
+  if (number >= kMostKept) return {};
+  fs::path folder = options_.poison_dir;
+  if (folder.empty()) {
+    std::error_code none;
+    folder = fs::temp_directory_path(none) / ("forge-" + std::to_string(::geteuid()));
+  }
+  std::string name = recording.request;
+  for (char& c : name) {
+    if (std::isalnum(static_cast<unsigned char>(c)) == 0 && c != '.' && c != '_') c = '-';
+  }
+  const std::string path = folder / (name + "-" + std::to_string(::getpid()) + "-" +
+                                     std::to_string(number + 1) + ".forge");
+  watchdog_.post([this, folder, path, recording = std::move(recording)] {
+    const Status status =
+        make_private(folder)
+            ? replicas::save(recording, path)
+            : Status{ErrorCode::unavailable,
+                     "'" + folder.string() + "' is no folder that this user alone can write"};
+    if (!status.ok()) log(LogLevel::error, "a poison request could not be kept: " + status.message);
+  });
+  return path;
 }
 
 std::string Host::worker_path(const std::string& plugin) const {

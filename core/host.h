@@ -3,6 +3,7 @@
 
 #include <forge/controller.h>
 
+#include <atomic>
 #include <memory>
 #include <mutex>
 #include <string>
@@ -12,6 +13,7 @@
 #include "core/engine.h"
 #include "core/engine_thread.h"
 #include "core/output.h"
+#include "replicas/recording.h"
 #include "replicas/spawner.h"
 
 namespace forge::core {
@@ -39,6 +41,9 @@ class Host : public std::enable_shared_from_this<Host> {
   std::string worker_path(const std::string& plugin) const;
   void log(LogLevel level, const std::string& text);
 
+  /// Writes the recording, later, where the text says; empty: enough have been kept already.
+  std::string keep(replicas::Recording recording);
+
   void register_router(const std::string& name, std::function<std::shared_ptr<Router>()> factory);
   /// One router per endpoint, as its options or the service's say. Throws if one is unknown.
   std::vector<std::shared_ptr<Router>> make_routers(const replicas::ActorManifest& actor,
@@ -57,6 +62,7 @@ class Host : public std::enable_shared_from_this<Host> {
   std::function<void(const ActorFailure&)> on_failure_;                      // under mutex_
   std::map<std::string, std::function<std::shared_ptr<Router>()>> routers_;  // under mutex_
   std::mutex log_mutex_;
+  std::atomic<int> kept_{0};
   Output output_;
   replicas::Spawner watchdog_;
   EngineThread engine_thread_;

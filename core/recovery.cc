@@ -2,6 +2,7 @@
 #include <signal.h>
 
 #include <algorithm>
+#include <filesystem>
 #include <random>
 
 #include "core/engine.h"
@@ -266,12 +267,42 @@ void Engine::put_back(Unit& unit, replicas::Entry& entry) {
   replicas::prepend(entry.home == replicas::kAnyReplica ? waiting_ : unit.queue, entry);
 }
 
+/// All that a worker would need to run it again. [lock]
+replicas::Recording Engine::record(const replicas::Entry& entry, const std::string& reason) const {
+  replicas::Recording recording;
+  recording.request = launch_.name + "." + endpoint_name(entry.slot.endpoint);
+  recording.reason = reason;
+  if (launch_.plugin.empty()) {
+    std::error_code none;
+    recording.program = std::filesystem::read_symlink("/proc/self/exe", none);
+  }
+  recording.arena_bytes = arena_->size();
+  recording.setup.kind = shm::RequestKind::setup;
+  recording.setup.block = setup_.block;
+  recording.setup.block_size = setup_.size;
+  recording.setup.head_size = setup_.head;
+  recording.call = entry.slot;
+  const auto add = [&](std::uint64_t offset, std::uint64_t size) {
+    const std::byte* const bytes = arena_->at(offset);
+    recording.pieces.push_back({offset, {bytes, bytes + size}});
+  };
+  const auto& payload = *static_cast<const Payload*>(entry.payload);
+  add(setup_.block, setup_.size);
+  add(payload.block, payload.size);
+  for (const Tensor& tensor : payload.residents)
+    add(tensor.storage()->home_offset + tensor.byte_offset(), tensor.bytes().size());
+  return recording;
+}
+
 Refusal Engine::poison_error(const Unit& unit, const replicas::Entry& entry) {
   ++counters_.poisoned;
+  const std::string deeds =
+      "has killed " + std::to_string(entry.deaths) +
+      " workers, one of them while nothing else ran there; the last: " + unit.first_exit;
+  const std::string path = host_->keep(record(entry, deeds));
   return make_error({ErrorCode::poison_request,
-                     where(entry) + " has killed " + std::to_string(entry.deaths) +
-                         " workers, one of them while nothing else ran there; the last: " +
-                         unit.first_exit + "; it is not run again",
+                     where(entry) + " " + deeds + "; it is not run again" +
+                         (path.empty() ? "" : "; run it under a debugger: forge replay " + path),
                      {},
                      true});
 }

@@ -117,6 +117,88 @@ TEST_F(Hardening, PoisonAmongCoroutinesIsFoundByADeathAlone) {
   EXPECT_EQ(deaths_of(service), 2);
 }
 
+// What is kept of a poison request can be run again: `forge replay`.
+class Kept : public Hardening {
+ protected:
+  /// The file that the error names, once it is there.
+  static std::string file_of(const Error& error) {
+    const std::string text = error.what();
+    const std::string before = "forge replay ";
+    const auto at = text.rfind(before);
+    if (at == std::string::npos) return {};
+    std::string path = text.substr(at + before.size());
+    return wait_until([&] { return std::filesystem::exists(path); }) ? path : std::string();
+  }
+  struct Run {
+    int status = -1;
+    std::string output;
+  };
+  static Run replay(const std::string& path) {
+    const std::string command =
+        std::filesystem::path(plugin_path("x")).parent_path() / "forge replay '";
+    std::FILE* const pipe = ::popen((command + path + "' 2>&1").c_str(), "re");
+    Run run;
+    for (int c; (c = std::fgetc(pipe)) != EOF;) run.output.push_back(static_cast<char>(c));
+    run.status = ::pclose(pipe);
+    return run;
+  }
+  static ControllerOptions keep_in(const std::string& folder) {
+    ControllerOptions options = quiet();
+    options.poison_dir = folder;
+    return options;
+  }
+
+  const std::string kept_ = folder_.file("kept");
+  Controller keeper_{keep_in(kept_)};
+  Plugin plugin_ = keeper_.load(plugin_path("faulty"));
+};
+
+TEST_F(Kept, PoisonKillsWhoeverReplaysIt) {
+  Service service = plugin_.actor("Faulty").options({.endpoints = harmless()}).as_service();
+  const auto result = await(service.endpoint<void(std::int64_t)>("exit").route(7));
+  ASSERT_EQ(outcome(result), "poison_request");
+  const std::string path = file_of(result.error());
+  ASSERT_FALSE(path.empty()) << result.error().what();
+  EXPECT_EQ(std::filesystem::status(path).permissions(),
+            std::filesystem::perms::owner_read | std::filesystem::perms::owner_write);
+  const Run run = replay(path);
+  EXPECT_TRUE(WIFEXITED(run.status) && WEXITSTATUS(run.status) == 7) << run.output;
+  EXPECT_NE(run.output.find("Faulty.exit"), std::string::npos) << run.output;
+  EXPECT_NE(run.output.find("exited with status 7"), std::string::npos) << run.output;
+}
+
+TEST_F(Kept, OverrunIsAnsweredWhereNobodyLooksAtTheClock) {
+  EndpointOptions short_lived{.idempotent = true, .exec_timeout = std::chrono::milliseconds(60)};
+  Service service =
+      plugin_.actor("Faulty")
+          .options({.restart = restart_at_once(), .endpoints = {{"sleep_ms", short_lived}}})
+          .as_service();
+  const auto result = await(service.endpoint<void(std::int64_t)>("sleep_ms").route(400));
+  ASSERT_EQ(outcome(result), "poison_request");
+  const Run run = replay(file_of(result.error()));
+  EXPECT_EQ(run.status, 0) << run.output;
+  EXPECT_NE(run.output.find("the request answered"), std::string::npos) << run.output;
+}
+
+TEST_F(Kept, FolderOfSomebodyElseIsNotWrittenTo) {
+  std::filesystem::create_directory(kept_);
+  std::filesystem::permissions(kept_, std::filesystem::perms::all);
+  Service service = plugin_.actor("Faulty").options({.endpoints = harmless()}).as_service();
+  EXPECT_EQ(outcome(await(service.endpoint<void()>("abort").route())), "poison_request");
+  service.shutdown();
+  EXPECT_TRUE(std::filesystem::is_empty(kept_));
+}
+
+TEST_F(Kept, WhatIsNoRecordingIsRefused) {
+  for (const char* text : {"", "short", "forgerec but nothing behind it that fits at all"}) {
+    const std::string path = folder_.file("damaged");
+    std::ofstream(path) << text;
+    const Run run = replay(path);
+    EXPECT_TRUE(WIFEXITED(run.status) && WEXITSTATUS(run.status) == 2) << run.output;
+    EXPECT_NE(run.output.find(path), std::string::npos) << run.output;
+  }
+}
+
 // ---- stopped
 
 TEST_F(Hardening, StoppedWorkerIsReplacedWhenThereIsWork) {

@@ -31,6 +31,9 @@ struct ControllerOptions {
   std::optional<std::chrono::nanoseconds> default_timeout =
       std::nullopt;  ///< of calls that name none
   std::chrono::nanoseconds shutdown_grace = std::chrono::seconds(10);
+  /// Where requests that killed workers are kept, to be run again by `forge replay`; empty:
+  /// forge-<user id> in the folder for temporary files. Only this user can read them.
+  std::string poison_dir = {};
   std::vector<int> cpus = {};  ///< cores for forge's own threads; empty: anywhere
   LogLevel log_level = LogLevel::warning;
   std::function<void(LogLevel, std::string_view)> on_log = {};  ///< empty: standard error
