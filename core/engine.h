@@ -2,7 +2,7 @@
 //
 // Reading order: engine.cc (a call on its way out), dispatch.cc (where it goes and when), poll.cc
 // (its answer on its way in, and who waits how), lifecycle.cc (start, shutdown), recovery.cc
-// (deaths, replay), measure.cc (metrics).
+// (deaths, replay), rolling.cc (replacement), measure.cc (metrics).
 //
 // Thread safety: one lock, mutex_. Fields marked [lock] need it; [role] belongs to whoever holds
 // the poller's role; the rest is constant or atomic. The watchdog thread enters through
@@ -76,6 +76,8 @@ class Engine final : public detail::Driver, public std::enable_shared_from_this<
 
   /// Starts all replicas and waits until every one is up. On failure everything is down again.
   Status start();
+  /// Replaces all replicas, one at a time (rolling.cc). Throws.
+  void restart_replicas();
   /// Refuses new calls; with grace, lets the old ones finish; then stops. Idempotent.
   void shutdown(std::chrono::nanoseconds grace);
 
@@ -175,7 +177,8 @@ class Engine final : public detail::Driver, public std::enable_shared_from_this<
     bool killed_from_outside = false;
     std::uint64_t culprit = 0;  // the request that alone is to blame, packed; 0: none is known
     bool was_healthy = false;
-    bool left = false;  // by itself: an endpoint with restart_on_error has failed
+    bool draining = false;  // it is being replaced: it finishes what it has been sent
+    bool left = false;      // by itself: an endpoint with restart_on_error has failed
     ReplicaMeter meter;
     std::size_t view = kUnseen;  // its place in healthy_
     bool stale = false;          // what routers see of its load is out of date
@@ -263,6 +266,12 @@ class Engine final : public detail::Driver, public std::enable_shared_from_this<
   void refresh_load();
   void update_healthy();
 
+  // rolling.cc [lock]
+  void replace(Lock& lock, Unit& unit);
+  void drain_unit(Unit& unit);
+  void move_queue(Unit& unit, bool sessions);
+  void send_stop(Unit& unit);
+
   // poll.cc
   bool any_ready();  // [role]
   void refresh_role_set();
@@ -327,6 +336,7 @@ class Engine final : public detail::Driver, public std::enable_shared_from_this<
   std::mutex mutex_;
   std::condition_variable changed_;  // a replica's state, the last open entry, the last process
   State state_ = State::serving;     // [lock]
+  bool rolling_ = false;             // [lock] replicas are being replaced
   bool starting_ = true;             // [lock] start() has not returned: a death is its error
   Status start_error_;               // [lock]
   replicas::Ledger ledger_;          // [lock]

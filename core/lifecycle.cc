@@ -324,13 +324,7 @@ void Engine::stop_workers(bool at_once) {
   for (auto& unit : units_) {
     unit->state = ReplicaState::stopped;
     if (!at_once) {
-      for (Rank& rank : unit->ranks) {
-        if (!rank.alive || !rank.channel->has_room()) continue;
-        shm::RequestSlot stop{};
-        stop.kind = shm::RequestKind::stop;
-        rank.channel->push(stop);
-        rank.channel->wake_worker();
-      }
+      send_stop(*unit);
     } else {
       unit->fenced = false;
       fence(*unit);

@@ -48,7 +48,7 @@ void Engine::pulse(SteadyTime now) {
 /// Kills workers whose calls run longer than exec_timeout.
 void Engine::watch_executions(std::chrono::nanoseconds elapsed) {
   for (const auto& unit : units_) {
-    if (unit->state != ReplicaState::healthy || unit->fenced) continue;
+    if (unit->fenced) continue;
     replicas::Entry* late = nullptr;
     for (replicas::Entry& entry : unit->in_flight) {
       if (overran(*unit, entry, elapsed)) late = &entry;

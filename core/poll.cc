@@ -315,6 +315,7 @@ void Engine::on_answer(PollMember& member, const shm::ResponseSlot& slot) {
   replicas::unlink(*entry);
   load_changed(unit);
   --outstanding_;
+  if (unit.draining && unit.in_flight.empty()) send_stop(unit);
   if (std::exchange(entry->batch, 0) != 0 && entry->alone && retry_alone(*entry)) {
     pump(unit);
     return;

@@ -141,9 +141,10 @@ void Engine::bury(Unit& unit) {
   const bool working =
       std::any_of(unit.in_flight.begin(), unit.in_flight.end(),
                   [&](const replicas::Entry& entry) { return was_started(unit, entry); });
-  unit.left = std::any_of(unit.ranks.begin(), unit.ranks.end(), [](const Rank& rank) {
-    return rank.channel->exit_reason() == shm::ExitReason::restart;
-  });
+  const bool replaced = unit.draining && unit.in_flight.empty();
+  unit.left = replaced || std::any_of(unit.ranks.begin(), unit.ranks.end(), [](const Rank& rank) {
+                return rank.channel->exit_reason() == shm::ExitReason::restart;
+              });
   const bool poisoned = sort_out(unit);
   unit.ranks.clear();
   poll_set_changed();
@@ -157,7 +158,8 @@ void Engine::bury(Unit& unit) {
     mourn_mesh(unit);
     return;
   }
-  if (unit.left) unit.failure = "an endpoint with restart_on_error failed";
+  if (unit.left)
+    unit.failure = replaced ? "it is being replaced" : "an endpoint with restart_on_error failed";
   replicas::Death death;
   death.from_outside = unit.killed_from_outside;
   death.kind = unit.left           ? replicas::DeathKind::serving_after_answer
@@ -248,14 +250,7 @@ bool Engine::sort_out(Unit& unit) {
     put_back(unit, entry);
   }
   // What had only queued for this replica goes elsewhere too, behind what was ahead of it.
-  for (auto it = unit.queue.begin(); it != unit.queue.end();) {
-    replicas::Entry& entry = *it++;
-    if (entry.home != replicas::kAnyReplica) continue;
-    replicas::unlink(entry);
-    entry.batch = 0;
-    entry.replica = replicas::kAnyReplica;
-    replicas::append(waiting_, entry);
-  }
+  move_queue(unit, true);
   if (!healthy_.empty()) dispatch_waiting();
   return poisoned;
 }
@@ -322,6 +317,7 @@ void Engine::schedule_restart(Unit& unit, const replicas::Death& death) {
       unit.history, restart_policy(launch_.options.restart), death, now, jitter());
   const std::string name =
       "replica " + std::to_string(unit.idx) + " of service '" + launch_.name + "': " + unit.failure;
+  const LogLevel level = unit.draining ? LogLevel::info : LogLevel::warning;
   reset_life(unit);
   if (decision.action == replicas::Decision::Action::quarantine) {
     host_->log(LogLevel::error, name + "; it died too often and is quarantined");
@@ -337,8 +333,7 @@ void Engine::schedule_restart(Unit& unit, const replicas::Death& death) {
     return;
   }
   unit.state = ReplicaState::recovering;
-  host_->log(LogLevel::warning,
-             name + "; starting incarnation " + std::to_string(unit.incarnation + 1));
+  host_->log(level, name + "; starting incarnation " + std::to_string(unit.incarnation + 1));
   if (decision.at <= now) {
     launch_replica(unit);
     return;
@@ -359,7 +354,7 @@ void Engine::reset_life(Unit& unit) {
   unit.verdict.clear();
   unit.setup_error = {};
   unit.culprit = 0;
-  unit.left = unit.fenced = unit.killed_from_outside = unit.was_healthy = false;
+  unit.left = unit.draining = unit.fenced = unit.killed_from_outside = unit.was_healthy = false;
 }
 
 }  // namespace forge::core

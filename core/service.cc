@@ -121,6 +121,7 @@ MetricsSummary Service::get_metrics_summary() const {
 Tensor Service::allocate(DType dtype, const std::vector<std::int64_t>& shape) const {
   return detail::require(engine_).allocate(dtype, shape);
 }
+void Service::restart_replicas() const { detail::require(engine_).restart_replicas(); }
 void Service::shutdown() { detail::close(engine_, false); }
 
 ActorMesh::ActorMesh(std::shared_ptr<core::Engine> engine) : engine_(std::move(engine)) {}

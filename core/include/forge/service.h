@@ -493,6 +493,14 @@ class Service {
   /// Throws Backpressure when the arena is full, PayloadTooLarge when it could never fit.
   Tensor allocate(DType dtype, const std::vector<std::int64_t>& shape) const;
 
+  /// Replaces the replicas one at a time, quarantined ones too: each finishes what it has been sent,
+  /// while new calls go to the others, then it ends and comes back. No request fails for it; where
+  /// there is one replica, requests wait. Sessions move on, and leave behind what the actor knew of
+  /// them. Returns when all are back; takes as long as the longest call (see exec_timeout). Any thread
+  /// but the callback thread. Throws Unavailable if one does not come back, with the rest untouched;
+  /// Stopped.
+  void restart_replicas() const;
+
   /// Drains within the controller's grace period, then stops: every future completes, every worker
   /// is reaped. Idempotent.
   void shutdown();
