@@ -7,8 +7,7 @@
 #include <algorithm>
 #include <condition_variable>
 #include <mutex>
-
-#include "shm/segment.h"
+#include <utility>
 
 namespace forge::bench {
 namespace {
@@ -23,14 +22,23 @@ std::vector<int> living(const Service& service) {
 
 }  // namespace
 
-bool kill_worker(const Service& service, int pid) {
-  const shm::FileDescriptor pidfd(static_cast<int>(::syscall(SYS_pidfd_open, pid, 0)));
-  if (!pidfd) return false;
+shm::FileDescriptor hold_worker(const Service& service, int pid) {
+  shm::FileDescriptor pidfd(static_cast<int>(::syscall(SYS_pidfd_open, pid, 0)));
+  if (!pidfd) return {};
   // Still listed after the pidfd was opened: it is this worker that we hold, not a successor of its
   // number.
   const std::vector<int> pids = living(service);
-  if (std::find(pids.begin(), pids.end(), pid) == pids.end()) return false;
-  return ::syscall(SYS_pidfd_send_signal, pidfd.get(), SIGKILL, nullptr, 0) == 0;
+  return std::find(pids.begin(), pids.end(), pid) != pids.end() ? std::move(pidfd)
+                                                                : shm::FileDescriptor();
+}
+
+bool send_signal(const shm::FileDescriptor& worker, int signal) {
+  return ::syscall(SYS_pidfd_send_signal, worker.get(), signal, nullptr, 0) == 0;
+}
+
+bool kill_worker(const Service& service, int pid) {
+  const shm::FileDescriptor worker = hold_worker(service, pid);
+  return worker && send_signal(worker, SIGKILL);
 }
 
 Killer::Killer(const Service& service, int every_ms, std::uint64_t seed)

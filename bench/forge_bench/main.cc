@@ -10,6 +10,8 @@
 #include <nlohmann/json.hpp>
 
 #include "bench/forge_bench/bars.h"
+#include "bench/forge_bench/chaos.h"
+#include "bench/forge_bench/chaos_report.h"
 #include "bench/forge_bench/machine.h"
 #include "bench/forge_bench/report.h"
 #include "bench/forge_bench/run.h"
@@ -20,8 +22,7 @@ namespace forge::bench {
 namespace {
 
 constexpr int kOk = 0;
-constexpr int kFailed =
-    1;  // a request was not answered exactly once, a bar was missed, something broke
+constexpr int kFailed = 1;  // a promise was broken, a bar was missed, something else broke
 constexpr int kUsage = 2;
 constexpr double kProbeSeconds = 0.3;
 
@@ -29,6 +30,7 @@ struct CommandLine {
   Options options;
   BarOptions bars;
   SlabShape slab;  // floor
+  ChaosOptions chaos;
 };
 
 /// A number of seconds; CLI::Range alone lets "nan" through.
@@ -42,8 +44,8 @@ CLI::Validator seconds(double least, double most) {
                                        "");
 }
 
-void add_json(CLI::App& app, Options& options) {
-  app.add_option("--json", options.json, "Also write the report to this file, as JSON");
+void add_json(CLI::App& app, std::string& path) {
+  app.add_option("--json", path, "Also write the report to this file, as JSON");
 }
 
 void add_cpus(CLI::App& app, Options& options) {
@@ -121,7 +123,7 @@ void add_load(CLI::App& app, Work work, Options& options) {
   add_repeat(app, options);
   app.add_option("--kill-every", options.kill_every_ms, "SIGKILL a random worker every so many ms")
       ->check(CLI::Range(1, 3'600'000));
-  add_json(app, options);
+  add_json(app, options.json);
   app.add_option("--plugin-dir", options.plugin_dir, "Folder of libecho.so and libdigits.so");
 }
 
@@ -132,6 +134,35 @@ std::unique_ptr<Floor> make_floor(const Options& options, const SlabShape& slab)
   auto floor = std::make_unique<Floor>(FloorSpec{cores[0], cores[1], slab.bytes()});
   floor->use(slab);
   return floor;
+}
+
+void add_chaos(CLI::App& app, ChaosOptions& options) {
+  const auto count = [&](const char* name, int& value, int most, const char* help) {
+    app.add_option(name, value, help)->check(CLI::Range(1, most))->capture_default_str();
+  };
+  count("--replicas", options.replicas, static_cast<int>(chaos::kMostReplicas),
+        "Replicas of the service");
+  count("--clients", options.clients, 64, "Client threads");
+  count("--inflight", options.inflight, 1024, "Requests each client has under way");
+  app.add_option_function<std::string>(
+         "--faults", [&](const std::string& text) { options.faults = parse_faults(text); },
+         "Which, as in kill,segv,stop: kill (SIGKILL from outside), segv and abort (the worker "
+         "crashes while it executes), stop (SIGSTOP for a while), slow (it sleeps while it "
+         "executes), corrupt (it writes garbage over its ring of answers)")
+      ->type_name("KIND,...")
+      ->default_str(faults_text(options.faults));
+  app.add_option_function<std::string>(
+         "--kill-every", [&](const std::string& text) { options.every_ms = parse_every(text); },
+         "Milliseconds between two faults, at random in that range")
+      ->type_name("MIN,MAX")
+      ->default_str(text("%d,%d", options.every_ms.first, options.every_ms.second));
+  app.add_option("--duration", options.duration_s, "Seconds of it")
+      ->check(seconds(0.1, 86400))
+      ->capture_default_str();
+  app.add_option("--seed", options.seed, "Of what is asked, and of who fails how and when")
+      ->capture_default_str();
+  add_json(app, options.json);
+  app.add_option("--plugin-dir", options.plugin_dir, "Folder of libchaos.so");
 }
 
 int run_load_command(const CommandLine& line) {
@@ -214,6 +245,14 @@ int run_bars_command(const CommandLine& line) {
   return with(Verdict::missed) == 0 ? kOk : kFailed;
 }
 
+int run_chaos_command(const CommandLine& line) {
+  const JsonFile json(line.chaos.json);
+  const ChaosRun run = run_chaos(line.chaos);
+  std::fputs(to_text(line.chaos, run).c_str(), stdout);
+  json.write(to_json(line.chaos, run));
+  return run.ledger.holds() ? kOk : kFailed;
+}
+
 /// One line on standard error.
 int complain(const char* what, int status) {
   const auto length = static_cast<int>(std::strcspn(what, "\n"));
@@ -231,6 +270,7 @@ struct Cli {
   CLI::App* digits;
   CLI::App* floor;
   CLI::App* bars;
+  CLI::App* chaos;
   CommandLine line;
 };
 
@@ -254,7 +294,7 @@ Cli::Cli() {
   add_duration(*floor, options);
   add_repeat(*floor, options);
   add_cpus(*floor, options);
-  add_json(*floor, options);
+  add_json(*floor, options.json);
   floor->add_option("--payload", line.slab.row_bytes, "Bytes of a block of the slab")
       ->check(CLI::Range(std::size_t{64}, std::size_t{1} << 30))
       ->capture_default_str();
@@ -274,15 +314,23 @@ Cli::Cli() {
       ->delimiter(',')
       ->check(CLI::IsMember(bar_names()));
   add_cpus(*bars, options);
-  add_json(*bars, options);
+  add_json(*bars, options.json);
   bars->add_option("--plugin-dir", options.plugin_dir, "Folder of libecho.so and libdigits.so");
+
+  chaos = app.add_subcommand(
+      "chaos",
+      "Whether anything is lost or done twice while workers fail; exit status 1 if so.\n"
+      "Calls of every kind carry numbers and checksums; workers tally what they execute in memory\n"
+      "that forge does not manage, and the ledger holds the answers against the tally.");
+  add_chaos(*chaos, line.chaos);
 }
 
 int run_command(Cli& cli) {
   if (*cli.floor) return run_floor_command(cli.line);
   if (*cli.bars) return run_bars_command(cli.line);
+  if (*cli.chaos) return run_chaos_command(cli.line);
   if (!*cli.echo && !*cli.digits) {
-    throw UsageError("say what to measure: echo, digits, floor or bars");
+    throw UsageError("say what to measure: echo, digits, floor, bars or chaos");
   }
   Options& options = cli.line.options;
   options.work = *cli.digits ? Work::digits : Work::echo;

@@ -87,6 +87,7 @@ class Chaos : public forge::ForgeActor {
     const std::uint64_t number = words[0];
     begin(words[1]);
     if (!matches(words.subspan(kTensorHead), number)) garbled(number);
+    linger(number);
     commit(1);
     forge::Tensor answer = forge::context().allocate(tensor.dtype(), tensor.shape());
     const auto out = answer.span<std::uint64_t>();
@@ -121,6 +122,7 @@ class Chaos : public forge::ForgeActor {
         count_first(tally_.out_of_order, tally_.first_out_of_order, question.number);
       }
     }
+    linger(question.number);
     commit(1);
   }
   Answer finish(const Question& question, std::uint64_t slot) {
@@ -128,6 +130,10 @@ class Chaos : public forge::ForgeActor {
                   bytes_of(answer_to(question.number))};
     end(slot);
     return answer;
+  }
+  /// Some calls take long enough to be hit by a kill.
+  static void linger(std::uint64_t number) {
+    if (word_of(number, 0) % 16 == 0) std::this_thread::sleep_for(std::chrono::microseconds(500));
   }
   void garbled(std::uint64_t number) {
     count_first(tally_.garbled, tally_.first_garbled, number);
@@ -172,7 +178,8 @@ class Chaos : public forge::ForgeActor {
 FORGE_PLUGIN(m) {
   using chaos::Chaos;
   const forge::EndpointOptions idempotent{.idempotent = true};
-  forge::EndpointOptions batched{.batch_size = 8, .batch_timeout = std::chrono::milliseconds(1)};
+  forge::EndpointOptions batched{.batch_size = chaos::kBatchSize,
+                                 .batch_timeout = std::chrono::milliseconds(1)};
   forge::EndpointOptions batched_idempotent = batched;
   batched_idempotent.idempotent = true;
   m.actor<Chaos, std::string, std::uint64_t>("Chaos", "Answers, tallies, and fails when told to.")

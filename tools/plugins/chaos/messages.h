@@ -26,4 +26,7 @@ struct Answer {
 /// A tensor of u64 begins with the number and the slot; words of the number follow.
 inline constexpr std::size_t kTensorHead = 2;
 
+/// Of the batched endpoints.
+inline constexpr int kBatchSize = 8;
+
 }  // namespace chaos
