@@ -155,7 +155,8 @@ void serve(const ActorFactory& actor, const ChaosTally& tally, const ChaosOption
 
 /// What neither a request nor a client knows.
 void close(const ChaosTally& tally, ChaosRun& run) {
-  run.end.scribbled = tally->fired[static_cast<std::size_t>(chaos::Fault::corrupt)].load();
+  for (const chaos::Fault fault : {chaos::Fault::corrupt, chaos::Fault::forged})
+    run.end.scribbled += tally->fired[static_cast<std::size_t>(fault)].load();
   run.end.violations = run.counters.violations;
   run.end.refused = run.counters.refused;
   run.ledger.close(run.end);

@@ -101,8 +101,8 @@ void ChaosFaults::stop_worker(Target& target, int pid) {
   target.since_ns = now_ns();
   target.stopped = std::move(worker);
   // Mostly a hiccup, sometimes long enough to be noticed.
-  const bool hiccup = random_() % 8 != 0;
-  target.resume_at = Clock::now() + std::chrono::milliseconds(hiccup ? 20 + random_() % 180 : 2000);
+  const bool hiccup = random_() % 16 != 0;
+  target.resume_at = Clock::now() + std::chrono::milliseconds(hiccup ? 10 + random_() % 90 : 2000);
   ++counts_.committed[static_cast<std::size_t>(Fault::stop)];
 }
 
@@ -138,7 +138,8 @@ void ChaosFaults::settle() {
     counts_.not_back.push_back("replica " + std::to_string(replica.idx) +
                                " did not come back: " + std::string(to_string(replica.state)));
   }
-  for (const Fault fault : {Fault::segv, Fault::abort, Fault::slow, Fault::corrupt}) {
+  for (const Fault fault :
+       {Fault::segv, Fault::abort, Fault::slow, Fault::corrupt, Fault::forged}) {
     const auto index = static_cast<std::size_t>(fault);
     counts_.committed[index] = tally_->fired[index].load();
   }

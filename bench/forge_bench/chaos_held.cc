@@ -64,8 +64,7 @@ Held held_now(const Service& service) {
 std::string describe(const Held& held) {
   std::string out = text("%zu descriptors, %zu segments, %zu processes", held.descriptors,
                          held.segments, held.processes);
-  if (held.arena != 0)
-    out += ", " + format_bytes(static_cast<double>(held.arena)) + " of arena free";
+  if (held.arena != 0) out += ", " + with_commas(held.arena) + " B of arena free";
   return out;
 }
 

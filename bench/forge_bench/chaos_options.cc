@@ -12,8 +12,8 @@ namespace {
 
 using chaos::Fault;
 
-constexpr std::array<const char*, chaos::kFaults> kNames = {"none", "kill", "segv",   "abort",
-                                                            "stop", "slow", "corrupt"};
+constexpr std::array<const char*, chaos::kFaults> kNames = {"none", "kill", "segv",    "abort",
+                                                            "stop", "slow", "corrupt", "forged"};
 
 /// `all` as a number of milliseconds; -1 if it is none.
 int milliseconds(const std::string& all) {
@@ -34,7 +34,7 @@ std::vector<Fault> parse_faults(const std::string& text) {
     const auto* const found = std::find(kNames.begin() + 1, kNames.end(), name);
     if (found == kNames.end()) {
       throw UsageError("--faults: '" + name +
-                       "' is none; there are kill, segv, abort, stop, slow and corrupt");
+                       "' is none; there are kill, segv, abort, stop, slow, corrupt and forged");
     }
     const auto fault = static_cast<Fault>(found - kNames.begin());
     if (std::ranges::find(faults, fault) == faults.end()) faults.push_back(fault);

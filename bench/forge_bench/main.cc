@@ -148,7 +148,9 @@ void add_chaos(CLI::App& app, ChaosOptions& options) {
          "--faults", [&](const std::string& text) { options.faults = parse_faults(text); },
          "Which, as in kill,segv,stop: kill (SIGKILL from outside), segv and abort (the worker "
          "crashes while it executes), stop (SIGSTOP for a while), slow (it sleeps while it "
-         "executes), corrupt (it writes garbage over its ring of answers)")
+         "executes), corrupt (it writes garbage over its ring of answers), forged (it answers a "
+         "request that "
+         "nobody has made)")
       ->type_name("KIND,...")
       ->default_str(faults_text(options.faults));
   app.add_option_function<std::string>(

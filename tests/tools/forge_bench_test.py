@@ -28,7 +28,7 @@ class CommandLine(unittest.TestCase):
     def test_help_names_every_command_and_option(self):
         top = bench("--help")
         self.assertEqual(top.returncode, 0, top.stderr)
-        for command in ["echo", "digits", "floor", "bars"]:
+        for command in ["echo", "digits", "floor", "bars", "chaos"]:
             self.assertIn(command, top.stdout)
             self.assertEqual(bench(command, "--help").returncode, 0)
         options = bench("echo", "--help").stdout
@@ -36,10 +36,14 @@ class CommandLine(unittest.TestCase):
                        "warmup", "seed", "cpus", "repeat", "kill-every", "json", "plugin-dir",
                        "batch-size", "batch-timeout", "router", "sessions"]:
             self.assertIn("--" + option, options)
+        options = bench("chaos", "--help").stdout
+        for option in ["replicas", "clients", "inflight", "faults", "kill-every", "duration", "seed",
+                       "json", "plugin-dir"]:
+            self.assertIn("--" + option, options)
 
     def test_nonsense_gives_one_line_that_names_it_and_status_2(self):
         cases = [
-            ([], "echo, digits, floor or bars"),
+            ([], "echo, digits, floor, bars or chaos"),
             (["ecco"], "ecco"),
             (["echo", "--replica", "2"], "--replica"),
             (["echo", "--replicas", "0"], "--replicas"),
@@ -73,6 +77,15 @@ class CommandLine(unittest.TestCase):
             (["floor", "--json", "/nowhere/x.json"], "/nowhere/x.json"),
             (["bars", "--runs", "0"], "--runs"),
             (["bars", "--only", "speed"], "speed"),
+            (["chaos", "--faults", "kill,fire"], "fire"),
+            (["chaos", "--faults", ","], "--faults"),
+            (["chaos", "--kill-every", "35,5"], "35,5"),
+            (["chaos", "--kill-every", "0"], "--kill-every"),
+            (["chaos", "--kill-every", "5,x"], "5,x"),
+            (["chaos", "--replicas", "257"], "--replicas"),
+            (["chaos", "--duration", "0"], "--duration"),
+            (["chaos", "--plugin-dir", "/nowhere"], "/nowhere"),
+            (["chaos", "--json", "/nowhere/x.json"], "/nowhere/x.json"),
         ]
         for arguments, named in cases:
             with self.subTest(arguments=arguments):
@@ -270,6 +283,31 @@ class Reports(unittest.TestCase):
         self.check_load(output, report)
         self.assertGreater(report["kills"], 0)
         self.assertGreater(report["restarts"], 0)
+
+    def chaos(self, faults):
+        output, report = self.report("chaos", "--duration", "3", "--faults", ",".join(faults),
+                                     "--seed", "7")
+        self.assertIs(report["holds"], True, output)
+        self.assertEqual(report["violations"], [])
+        self.assertEqual((report["lost"], report["doubled"], report["out_of_order"]), (0, 0, 0))
+        self.assertLessEqual(report["losses"], report["most_losses"])
+        for kind, account in report["kinds"].items():
+            self.assertGreater(account["outcomes"]["ok"], 0, kind)
+            self.assertEqual(sum(account["outcomes"].values()), account["requests"], kind)
+            self.assertEqual(sum(account["executed"]), account["requests"], kind)
+        self.assertEqual(set(report["faults"]), set(faults))
+        self.assertGreater(report["deaths"], 0)
+        self.assertGreater(report["recovery_ns"]["count"], 0)
+        self.assertTrue(output.splitlines()[-1].startswith("every promise kept: yes"), output)
+        return report
+
+    def test_chaos_loses_nothing_to_kills(self):
+        report = self.chaos(["kill"])
+        self.assertGreater(report["faults"]["kill"], 0)
+        self.assertEqual(report["idempotent_given_up"], 0)
+
+    def test_chaos_loses_nothing_to_faults_of_all_kinds(self):
+        self.chaos(["kill", "segv", "abort", "slow", "stop", "corrupt"])
 
     def test_digits_reports_the_accuracy_of_the_model(self):
         output, report = self.report("digits", *SHORT)

@@ -159,7 +159,10 @@ class Chaos : public forge::ForgeActor {
         std::this_thread::sleep_for(std::chrono::milliseconds(3));
         break;
       case Fault::corrupt:
-        scribble(static_cast<std::uint64_t>(now_ns()));
+        if (scribble(seed())) let_it_be_seen();
+        break;
+      case Fault::forged:
+        if (forge_answer(seed())) let_it_be_seen();
         break;
       case Fault::none:
       case Fault::kill:
@@ -167,6 +170,10 @@ class Chaos : public forge::ForgeActor {
         break;  // from outside
     }
   }
+
+  static std::uint64_t seed() { return static_cast<std::uint64_t>(now_ns()); }
+  /// The next answer would be written over it.
+  static void let_it_be_seen() { std::this_thread::sleep_for(std::chrono::milliseconds(20)); }
 
   Tally& tally_;
   const std::uint64_t slots_;

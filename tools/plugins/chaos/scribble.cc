@@ -1,5 +1,7 @@
 #include "scribble.h"
 
+#include <array>
+#include <cstring>
 #include <fstream>
 #include <sstream>
 #include <string>
@@ -25,25 +27,46 @@ forge::shm::ResponseFile* response_file() {
   return nullptr;
 }
 
+/// In the place of the next answer.
+void publish(forge::shm::ResponseFile& file, const forge::shm::ResponseSlot& slot) {
+  auto& tail = file.responses_tail.position;
+  const std::uint64_t position = tail.load();
+  file.responses[position % forge::shm::kWindow] = slot;
+  tail.store(position + 1);
+}
+
+forge::shm::ResponseSlot garbage(std::uint64_t seed) {
+  forge::shm::ResponseSlot slot;
+  std::array<std::uint64_t, sizeof(slot) / sizeof(std::uint64_t)> words;
+  fill(words, seed);
+  std::memcpy(&slot, words.data(), sizeof(slot));
+  return slot;
+}
+
 }  // namespace
 
 bool scribble(std::uint64_t seed) {
   forge::shm::ResponseFile* file = response_file();
   if (file == nullptr) return false;
-  auto& tail = file->responses_tail.position;
   if (seed % 2 == 0) {
-    tail.store(word_of(seed, 0));  // nowhere near the ring
+    file->responses_tail.position.store(word_of(seed, 0));  // nowhere near the ring
     return true;
   }
-  // Garbage, published as if it were an answer.
-  const std::uint64_t position = tail.load();
-  auto& slot = file->responses[position % forge::shm::kWindow];
-  auto* bytes = reinterpret_cast<unsigned char*>(&slot);
-  for (std::size_t i = 0; i < sizeof(slot); ++i) {
-    bytes[i] = static_cast<unsigned char>(word_of(seed, i));
-  }
-  slot.kind = static_cast<forge::shm::ResponseKind>(4 + seed / 2 % 252);  // never a kind there is
-  tail.store(position + 1);
+  forge::shm::ResponseSlot slot = garbage(seed);
+  slot.kind = static_cast<forge::shm::ResponseKind>(4 + seed / 2 % 252);
+  publish(*file, slot);
+  return true;
+}
+
+bool forge_answer(std::uint64_t seed) {
+  forge::shm::ResponseFile* file = response_file();
+  if (file == nullptr) return false;
+  forge::shm::ResponseSlot slot = garbage(seed);
+  slot.kind = forge::shm::ResponseKind::value;
+  slot.block = 0;
+  slot.head_size = 1;
+  slot.flags = 0;
+  publish(*file, slot);
   return true;
 }
 

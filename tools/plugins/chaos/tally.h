@@ -13,8 +13,8 @@
 namespace chaos {
 
 /// The numbers lie in shared memory.
-enum class Fault : std::uint32_t { none, kill, segv, abort, stop, slow, corrupt };
-inline constexpr std::size_t kFaults = 7;
+enum class Fault : std::uint32_t { none, kill, segv, abort, stop, slow, corrupt, forged };
+inline constexpr std::size_t kFaults = 8;
 
 /// How often a request was executed. The client that sends the request clears it before.
 struct Executions {
