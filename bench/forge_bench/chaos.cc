@@ -25,6 +25,9 @@ using namespace std::chrono_literals;
 
 /// How long what has been given up may take to go.
 constexpr auto kAfterglow = 10s;
+/// The same for a service that nobody calls; then it is called, as whoever polls may hold what was
+/// there when it last looked.
+constexpr auto kIdle = 2s;
 
 double cpu_seconds() {
   rusage used{};
@@ -46,8 +49,8 @@ forge::Options service_options(const ChaosOptions& options) {
 
 /// Waits until no more is held than before, or for as long as it may take.
 template <class Look>
-Held settled(const Held& before, Look&& look) {
-  const auto give_up = std::chrono::steady_clock::now() + kAfterglow;
+Held settled(const Held& before, std::chrono::nanoseconds limit, Look&& look) {
+  const auto give_up = std::chrono::steady_clock::now() + limit;
   Held now = look();
   while (!now.within(before) && std::chrono::steady_clock::now() < give_up) {
     std::this_thread::sleep_for(20ms);
@@ -122,7 +125,8 @@ class Traffic {
   std::string failure_;  // guarded
 };
 
-void warm_up(const Service& service, const ChaosTally& tally) {
+/// One call of every replica.
+void call_all(const Service& service, const ChaosTally& tally) {
   // The last slots belong to no client.
   const auto ask = service.endpoint<chaos::Answer(chaos::Question)>("ask_all");
   const std::size_t slot = tally.slots() - chaos::kMostReplicas;
@@ -134,7 +138,7 @@ void serve(const ActorFactory& actor, const ChaosTally& tally, const ChaosOption
            const ChaosRules& rules, ChaosRun& run) {
   Service service = actor.options(service_options(options))
                         .as_service(tally.path(), static_cast<std::uint64_t>(tally.slots()));
-  warm_up(service, tally);
+  call_all(service, tally);
   run.before = held_now(service);
 
   Traffic traffic(service, tally, options, rules);
@@ -145,7 +149,14 @@ void serve(const ActorFactory& actor, const ChaosTally& tally, const ChaosOption
     run.core_share = (cpu_seconds() - cpu) / run.seconds;
     run.faults = faults.stop();
   }
-  run.after = settled(run.before, [&] { return held_now(service); });
+  run.after = settled(run.before, kIdle, [&] { return held_now(service); });
+  if (!run.after.within(run.before)) {
+    run.held_while_idle = describe(run.after);
+    run.after = settled(run.before, kAfterglow, [&] {
+      call_all(service, tally);
+      return held_now(service);
+    });
+  }
   run.counters = service.counters();
   for (const ReplicaStatus& replica : service.replicas()) run.end.deaths += replica.incarnation - 1;
   service.shutdown();
@@ -194,7 +205,7 @@ ChaosRun run_chaos(const ChaosOptions& options) {
     Controller controller({.name = "forge-bench", .log_level = LogLevel::off});
     serve(controller.load(plugin).actor("Chaos"), tally, options, rules, run);
   }
-  run.process_after = settled(run.process_before, [] { return held_now(); });
+  run.process_after = settled(run.process_before, kAfterglow, [] { return held_now(); });
   close(tally, run);
   return run;
 }

@@ -22,12 +22,13 @@ struct ChaosRun {
   ServiceCounters counters;
   std::uint64_t out_of_order = 0;  ///< calls of sessions
   double seconds = 0;
-  double core_share = 0;    ///< of this process: controller, clients and checks
-  Held before;              ///< with the service up, before the first fault
-  Held after;               ///< with the service up, after the last
-  Held process_before;      ///< without a controller
-  Held process_after;       ///< likewise
-  std::string first_error;  ///< of a request that should have none
+  double core_share = 0;        ///< of this process: controller, clients and checks
+  Held before;                  ///< with the service up, before the first fault
+  Held after;                   ///< with the service up, after the last
+  std::string held_while_idle;  ///< until it was called again, if that was more than before
+  Held process_before;          ///< without a controller
+  Held process_after;           ///< likewise
+  std::string first_error;      ///< of a request that should have none
 };
 
 /// Throws UsageError if the plugin is not found or forge refuses the options.

@@ -83,7 +83,8 @@ void ChaosLedger::check_error(const ChaosRequest& request) {
   const std::string code = to_string(request.outcome);
   if (is_idempotent(request.kind)) ++given_up_;
   if (!may_end_so(request)) {
-    complain(text("%s request ended with %s", to_string(request.kind), code.c_str()),
+    complain(text("%s request ended with %s after %u executions", to_string(request.kind),
+                  code.c_str(), request.started),
              request.number);
   }
   if (request.outcome == ChaosOutcome::worker_lost) {

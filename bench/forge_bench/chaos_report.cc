@@ -192,6 +192,7 @@ Json to_json(const ChaosOptions& options, const ChaosRun& run) {
                   {"after", held_json(run.after)},
                   {"process_before", held_json(run.process_before)},
                   {"process_after", held_json(run.process_after)}};
+  json["held_while_idle"] = run.held_while_idle;
   json["seconds"] = run.seconds;
   json["core_share"] = run.core_share;
   json["violations"] = Json::array();
