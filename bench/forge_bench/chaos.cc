@@ -125,6 +125,18 @@ class Traffic {
   std::string failure_;  // guarded
 };
 
+/// When nothing changes any more: what the next life needs is prepared in the background.
+Held steady(const Service& service) {
+  Held held = held_now(service);
+  for (int same = 0; same < 5; ++same) {
+    std::this_thread::sleep_for(20ms);
+    const Held now = held_now(service);
+    if (!now.within(held) || !held.within(now)) same = 0;
+    held = now;
+  }
+  return held;
+}
+
 /// One call of every replica.
 void call_all(const Service& service, const ChaosTally& tally) {
   // The last slots belong to no client.
@@ -139,7 +151,7 @@ void serve(const ActorFactory& actor, const ChaosTally& tally, const ChaosOption
   Service service = actor.options(service_options(options))
                         .as_service(tally.path(), static_cast<std::uint64_t>(tally.slots()));
   call_all(service, tally);
-  run.before = held_now(service);
+  run.before = steady(service);
 
   Traffic traffic(service, tally, options, rules);
   const double cpu = cpu_seconds();

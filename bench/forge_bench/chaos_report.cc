@@ -83,7 +83,7 @@ std::string violations(const ChaosOptions& options, const ChaosRun& run) {
   for (const ChaosLedger::Violation& violation : run.ledger.violations()) {
     std::string what = violation.what;
     if (violation.number != 0)
-      what = text("request %llu: ", static_cast<unsigned long long>(violation.number)) + what;
+      what.insert(0, text("request %llu: ", static_cast<unsigned long long>(violation.number)));
     out += labelled("VIOLATION", what);
   }
   if (!run.first_error.empty()) out += labelled("its error", run.first_error);
