@@ -249,6 +249,15 @@ void Engine::poll_set_changed() {
   }
   poll_set_ = std::move(set);
   poll_version_.fetch_add(1, std::memory_order_release);
+  // Nobody polls: the set of the last who did must not keep the dead's memory mapped. Whoever finds the
+  // role taken meanwhile and sleeps is woken by the engine thread.
+  Role expected = Role::free;
+  if (role_.compare_exchange_strong(expected, Role::engine, std::memory_order_acquire,
+                                    std::memory_order_relaxed)) {
+    role_set_ = poll_set_;
+    role_version_ = poll_version_.load(std::memory_order_relaxed);
+    role_.store(Role::free, std::memory_order_seq_cst);
+  }
   // Sleepers hold the old words: wake them so that they look again.
   shm::ring(kick_, shm::Scope::priv);
   host_->engine_thread().wake();
@@ -296,8 +305,9 @@ void Engine::on_answer(PollMember& member, const shm::ResponseSlot& slot) {
   replicas::Entry* entry = ledger_.find(slot.id);
   if (entry == nullptr ||
       !ledger_.accept(*entry, unit.idx, member.incarnation, member.rank, slot.attempt)) {
+    // No worker answers what it was not asked. This answer has taken the place of another.
     ++counters_.refused;
-    if (slot.block != 0) channel.answers()->released().put(slot.block);
+    channel.distrust("an answer to a request that it does not have");
     return;
   }
   const bool setup = entry->slot.kind == shm::RequestKind::setup;

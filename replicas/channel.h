@@ -126,6 +126,8 @@ class Channel {
   bool pop(shm::ResponseSlot& out);
   /// [lock] What the worker wrote that no worker would write; nullptr while all is well.
   const char* violation() const { return violation_; }
+  /// [lock] The same, found by who read it.
+  void distrust(const char* why) { violation_ = why; }
   std::shared_ptr<AnswerMemory> answers() const { return answers_; }
 
   shm::Word& caller_bell() { return response_->caller_bell.word; }

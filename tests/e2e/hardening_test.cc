@@ -261,6 +261,23 @@ TEST_F(Hardening, WorkerThatIsStoppedAndHasNothingToDoIsLeftAlone) {
   EXPECT_EQ(deaths_of(service), 0);
 }
 
+// ---- what the dead leave behind
+
+TEST_F(Hardening, IdleServiceKeepsNothingOfDeadWorkers) {
+  Service service = start({.num_replicas = 2, .restart = restart_at_once()});
+  auto nap = service.endpoint<void(std::int64_t)>("sleep_ms");
+  for (int i = 0; i < 4; ++i) nap.route(20).get();
+  for (int round = 0; round < 2; ++round) {
+    for (const int pid : pids_of(service)) kill_and_wait(pid);
+    ASSERT_TRUE(wait_healthy(service));
+    nap.route(1).get();
+  }
+  const Footprint before = Footprint::now();
+  for (const int pid : pids_of(service)) kill_and_wait(pid);
+  ASSERT_TRUE(wait_healthy(service));
+  EXPECT_TRUE(returns_to(before)) << "nobody has called since";
+}
+
 // ---- stuck
 
 /// Holds a process at the last moment of its exit, where SIGKILL does not end it: as a driver does.
