@@ -35,6 +35,9 @@ if(FORGE_SANITIZE)
   if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU" AND "thread" IN_LIST FORGE_SANITIZE)
     add_compile_options(-Wno-tsan)  # g++ cannot model std::atomic_thread_fence
   endif()
+  if(CMAKE_CXX_COMPILER_ID MATCHES "Clang" AND "undefined" IN_LIST FORGE_SANITIZE)
+    add_compile_options(-fno-sanitize=function)  # clang 14 cannot give it to coroutines
+  endif()
   message(STATUS "forge: sanitizers ${sanitizers}")
 endif()
 
