@@ -1,9 +1,11 @@
 #include "replicas/manifest.h"
 
+#include <forge/error.h>
 #include <forge/payload.h>
 
 #include <algorithm>
 #include <chrono>
+#include <set>
 #include <utility>
 
 namespace forge::replicas {
@@ -103,6 +105,14 @@ void read(Reader& in, RankEnv& values) {
   }
 }
 
+// As an array, so that a manifest is all head: as one block, many cores would lie out of band.
+using Cpus = decltype(Options::cpus);
+void write(Writer& out, const Cpus& values) {
+  out.array(values.size());
+  for (const int value : values) out.integer(value);
+}
+void read(Reader& in, Cpus& values) { values = Codec<Cpus>::decode(in); }
+
 template <class T>
 void write(Writer& out, const std::vector<T>& values) requires(!detail::is_payload<T>) {
   out.array(values.size());
@@ -145,6 +155,24 @@ void read(Reader& in, T& value) {
   }
 }
 
+/// What a plugin could not have registered, no worker reports.
+void check(const Manifest& manifest) {
+  const auto fail = [](const std::string& what) {
+    throw InvalidArgument("the worker reports " + what + "; use worker and library of one build");
+  };
+  std::set<std::string_view> actors;
+  for (const ActorManifest& actor : manifest.actors) {
+    if (!actors.insert(actor.name).second) fail("actor \"" + actor.name + "\" twice");
+    std::set<std::string_view> endpoints;
+    for (const EndpointManifest& endpoint : actor.endpoints) {
+      const std::string where =
+          "endpoint \"" + endpoint.name + "\" of actor \"" + actor.name + "\"";
+      if (!endpoints.insert(endpoint.name).second) fail(where + " twice");
+      detail::check_options(where, endpoint.options, "correct it in FORGE_PLUGIN");
+    }
+  }
+}
+
 }  // namespace
 
 std::optional<std::size_t> ActorManifest::index_of(std::string_view endpoint) const {
@@ -176,6 +204,7 @@ void encode(const Manifest& manifest, detail::Writer& out) { write(out, manifest
 Manifest decode_manifest(detail::Reader& in) {
   Manifest manifest;
   read(in, manifest);
+  check(manifest);
   return manifest;
 }
 

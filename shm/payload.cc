@@ -173,7 +173,7 @@ ErrorPtr read_error(Reader& reader, std::size_t values) {
   const std::size_t position = reader.position();
   const std::size_t found = reader.array();
   const auto code = Codec<std::uint16_t>::decode(reader);
-  if (code == 0 && found == values) return nullptr;
+  if (code == 0 && found == values && values != 0) return nullptr;
   if (code == 0 || found != 4) {
     reader.fail_at(position, "a result with a value or an error",
                    "code " + std::to_string(code) + " with " + std::to_string(found) + " parts");

@@ -150,6 +150,31 @@ TEST(Manifest, IsRefusedWhereverItIsCutShort) {
   }
 }
 
+TEST(Manifest, IsRefusedIfNoPluginCouldHaveRegisteredIt) {
+  const auto refused = [](auto&& spoil) {
+    Manifest manifest = sample();
+    spoil(manifest);
+    const std::vector<std::byte> bytes = encoded(manifest);
+    detail::Reader reader(bytes);
+    EXPECT_THROW((void)decode_manifest(reader), InvalidArgument);
+  };
+  refused([](Manifest& m) { m.actors[1].name = m.actors[0].name; });
+  refused([](Manifest& m) { m.actors[0].endpoints[1].name = "add"; });
+  refused([](Manifest& m) { m.actors[0].endpoints[0].options.batch_size = 0; });
+  refused([](Manifest& m) { m.actors[0].endpoints[0].options.batch_timeout = -1ns; });
+  refused([](Manifest& m) { m.actors[0].endpoints[0].options.router = ""; });
+}
+
+TEST(Manifest, IsAllHeadHoweverManyCoresItNames) {
+  Manifest manifest = sample();
+  manifest.actors[0].defaults.cpus.assign(1000, 3);
+  detail::Writer writer;
+  encode(manifest, writer);
+  EXPECT_FALSE(writer.has_blobs());
+  detail::Reader reader(writer.head());
+  EXPECT_EQ(decode_manifest(reader).actors[0].defaults.cpus, std::vector<int>(1000, 3));
+}
+
 TEST(Manifest, SurvivesAnyBytes) {
   const char* const given = std::getenv("FORGE_TEST_SEED");
   const auto seed = given ? std::strtoull(given, nullptr, 10) : std::random_device{}();

@@ -235,6 +235,12 @@ TEST(Codec, RoundTripsRecursiveStructs) {
   EXPECT_THROW(Codec<Node>::encode(writer, deep), InvalidArgument) << "deeper than the wire form";
 }
 
+TEST(Codec, TakesNothingForAnErrorThatIsNone) {
+  const std::byte nothing[] = {std::byte{0x90}, std::byte{0}};  // no parts, code 0
+  forge::detail::Reader reader(nothing);
+  EXPECT_THROW((void)forge::detail::read_error(reader, 0), forge::InvalidArgument);
+}
+
 TEST(Codec, RoundTripsResults) {
   using Results = std::vector<Result<std::string>>;
   const Results results = {"fine", Backpressure("full"), ActorError("f", "std::bad_alloc", "oom"),

@@ -241,7 +241,7 @@ struct Codec<T> {
 };
 
 void write_error(Writer& writer, const Error& error);
-/// Null if a value follows, in an array of `values`.
+/// Null if a value follows, in an array of `values`; with 0 there must be an error.
 ErrorPtr read_error(Reader& reader, std::size_t values);
 
 /// [0, value] ([0] for void) or [code, message, type, maybe_executed].
