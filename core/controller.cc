@@ -10,6 +10,7 @@
 #include "core/host.h"
 #include "gpu/devices.h"
 #include "replicas/manifest.h"
+#include "replicas/plugin_file.h"
 #include "replicas/recording.h"
 #include "replicas/worker.h"
 #include "shm/threads.h"
@@ -161,6 +162,16 @@ std::shared_ptr<core::Engine> start_to_describe(core::Host& host, core::Launch l
   }
 }
 
+/// Before a worker is started; it looks again at what it opens, unless the program trusts it.
+void check_plugin(core::Launch& launch, bool trusted) {
+  if (trusted) {
+    launch.options.env[replicas::kTrustPlugins] = "1";
+  } else if (!launch.plugin.empty()) {
+    if (const Status status = replicas::check_plugin_file(launch.plugin); !status.ok())
+      throw_status(status);
+  }
+}
+
 std::string list(const std::vector<std::string>& items) {
   std::string text;
   for (const auto& item : items) text += (text.empty() ? "" : ", ") + item;
@@ -227,6 +238,7 @@ std::shared_ptr<core::Engine> ActorFactory::launch(Arguments arguments, bool mes
   launch.manifest = tailored(*manifest_->find(actor_), options_, launch.name);
   launch.arguments = std::move(arguments.block);
   launch.arguments_head = arguments.head_size;
+  check_plugin(launch, manifest_->trusted);
   return host_->launch(std::move(launch));
 }
 
@@ -266,7 +278,7 @@ const std::string& Plugin::path() const { return manifest_->plugin; }
 
 // ---- Controller
 
-Controller::Controller(ControllerOptions options) {
+Controller::Controller(ControllerOptions options) : trust_plugins_(options.trust_plugins) {
   check_cpus("ControllerOptions: ", options.cpus);
   host_ = core::Host::create(std::move(options));
 }
@@ -304,12 +316,14 @@ Plugin Controller::describe(core::Launch launch) {
   launch.options.arena_bytes = 256 * 1024;
   launch.options.wait = Wait::block;
   launch.options.start_timeout = std::chrono::minutes(1);
+  check_plugin(launch, trust_plugins_);
   auto engine = start_to_describe(*host_, std::move(launch));
   const auto bytes = engine->description();
   engine->shutdown(std::chrono::seconds(1));
   detail::Reader reader{std::span<const std::byte>(bytes)};
-  return Plugin(host_,
-                std::make_shared<const replicas::Manifest>(replicas::decode_manifest(reader)));
+  auto manifest = std::make_shared<replicas::Manifest>(replicas::decode_manifest(reader));
+  manifest->trusted = trust_plugins_;
+  return Plugin(host_, std::move(manifest));
 }
 
 void Controller::register_router(const std::string& name,

@@ -36,6 +36,7 @@ struct ActorManifest {
 struct Manifest {
   std::string plugin;  ///< as it was named when it was loaded; empty: linked-in actors
   std::vector<ActorManifest> actors{};
+  bool trusted = false;  ///< by the embedding program, whoever can write its file; does not travel
 
   const ActorManifest* find(std::string_view actor) const;
 };

@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "replicas/actor_host.h"
+#include "replicas/plugin_file.h"
 
 namespace forge::replicas {
 
@@ -119,6 +120,9 @@ LoadedPlugin load_plugin(const std::string& path) {
   if (path.empty()) return load_linked_in();
   const std::string name = "plugin \"" + path + "\"";
   if (Status status = check_file(name, path); !status.ok()) return {std::move(status), nullptr};
+  // Opened by its path, not by a descriptor of what was checked: $ORIGIN, debuggers and backtraces
+  // need the path, and who could still swap the file is somebody we trust with it.
+  if (Status status = check_plugin_file(path); !status.ok()) return {std::move(status), nullptr};
 
   void* const handle = open(path);
   if (handle == nullptr) {

@@ -103,6 +103,23 @@ TEST_F(BadInput, UnreadablePlugins) {
   EXPECT_THAT(not_loaded(path), HasSubstr("ermission"));
 }
 
+TEST_F(BadInput, PluginsThatOthersCouldChange) {
+  const std::string path = folder.file("open.so");
+  std::filesystem::copy_file(plugin_path("counter"), path);
+  const Plugin before = controller.load(path);
+  ASSERT_EQ(::chmod(path.c_str(), 0777), 0);
+  const auto says_so = AllOf(HasSubstr("chmod go-w " + path), HasSubstr("trust_plugins"));
+  EXPECT_THAT(not_loaded(path), says_so);
+  // Nor does it serve any more.
+  EXPECT_THAT(message_of<PluginError>([&] { before.actor("Counter").as_service(1); }), says_so);
+
+  ControllerOptions options = quiet();
+  options.trust_plugins = true;
+  Controller trusting(options);
+  const Service service = trusting.load(path).actor("Counter").as_service(7);
+  EXPECT_EQ(value_of(service.endpoint<std::int64_t()>("value").route()), 7);
+}
+
 TEST_F(BadInput, UnknownActors) {
   EXPECT_THAT(message_of<UnknownActor>([&] { (void)counters.actor("Kounter"); }),
               AllOf(HasSubstr("'Kounter'"), HasSubstr("Counter"), HasSubstr("libcounter.so")));

@@ -37,6 +37,9 @@ struct ControllerOptions {
   std::vector<int> cpus = {};  ///< cores for forge's own threads; empty: anywhere
   LogLevel log_level = LogLevel::warning;
   std::function<void(LogLevel, std::string_view)> on_log = {};  ///< empty: standard error
+  /// Load plugins that other users could change, too. Likewise FORGE_TRUST_PLUGINS in the
+  /// environment.
+  bool trust_plugins = false;
 };
 
 /// What on_actor_failure hears about.
@@ -144,7 +147,8 @@ class Controller {
   Controller& operator=(const Controller&) = delete;
   ~Controller();
 
-  /// Has a worker open and describe the plugin. Throws PluginError with what was wrong.
+  /// Has a worker open and describe the plugin. Throws PluginError with what was wrong, among that:
+  /// the file or its folder belongs to, or can be written by, another user than this one and root.
   Plugin load(const std::string& path);
   /// The actors linked into this program. Needs forge::init() first in main.
   Plugin self();
@@ -161,6 +165,7 @@ class Controller {
 
  private:
   Plugin describe(core::Launch launch);
+  bool trust_plugins_;
   std::shared_ptr<core::Host> host_;
 };
 
