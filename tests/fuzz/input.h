@@ -1,4 +1,4 @@
-// What a fuzz target makes of its input: numbers and bytes from the front, zeros once it is used up.
+// What a fuzz target makes of its input: numbers and bytes from the front, then zeros.
 #pragma once
 
 #include <algorithm>

@@ -73,7 +73,9 @@ void check_round_trip(const T& value) {
   Reader reader(std::span(first.block).first(first.head), blobs.bytes(), &blobs);
   const T again = detail::Codec<T>::decode(reader);
   reader.finish();
-  if constexpr (!std::is_same_v<T, std::unordered_map<std::string, float>>) {  // any order
+  // Not those whose order is any, nor errors, whose text is taken apart and put together again.
+  if constexpr (!std::is_same_v<T, std::unordered_map<std::string, float>> &&
+                !std::is_same_v<T, Result<Tree>>) {
     require(encode(again) == first, "what was written reads back as it was");
   }
 }

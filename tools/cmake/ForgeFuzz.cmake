@@ -2,7 +2,8 @@
 #
 # A libFuzzer target. The sources define LLVMFuzzerTestOneInput; its seeds lie in corpus/<name>.
 # With FORGE_FUZZ it becomes bin/<name>_fuzz, which the test fuzz_<name> runs for a few seconds.
-# Without, fuzz_<name> is an ordinary test: every seed, and random mutations of them.
+# Without, fuzz_<name> is an ordinary test whose main is in FORGE_FUZZ_MAIN: every seed, and random
+# mutations of them.
 function(forge_fuzz name)
   cmake_parse_arguments(PARSE_ARGV 1 arg "" "" "SOURCES;LIBRARIES")
   if(arg_UNPARSED_ARGUMENTS OR NOT arg_SOURCES)
@@ -11,7 +12,7 @@ function(forge_fuzz name)
   endif()
   set(corpus "${CMAKE_CURRENT_SOURCE_DIR}/corpus/${name}")
   if(NOT FORGE_FUZZ)
-    forge_test(fuzz_${name} SOURCES ${arg_SOURCES} ${PROJECT_SOURCE_DIR}/tests/fuzz/replay_main.cc
+    forge_test(fuzz_${name} SOURCES ${arg_SOURCES} ${FORGE_FUZZ_MAIN}
                LIBRARIES ${arg_LIBRARIES} LABELS no_tsan OWN_MAIN)
     if(TARGET fuzz_${name}_test)
       target_compile_definitions(fuzz_${name}_test PRIVATE FORGE_CORPUS="${corpus}")
