@@ -75,7 +75,7 @@ void check_round_trip(const T& value) {
   reader.finish();
   // Not those whose order is any, nor errors, whose text is taken apart and put together again.
   if constexpr (!std::is_same_v<T, std::unordered_map<std::string, float>> &&
-                !std::is_same_v<T, Result<Tree>>) {
+                !std::is_same_v<T, Result<Tree>> && !std::is_same_v<T, Result<void>>) {
     require(encode(again) == first, "what was written reads back as it was");
   }
 }
