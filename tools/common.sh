@@ -3,6 +3,7 @@
 
 forge_root=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd)
 jobs=$(nproc)
+umask 022  # plugins that others may write are not loaded
 
 # To build and run forge.
 build_packages=(

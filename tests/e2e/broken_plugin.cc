@@ -88,18 +88,11 @@ class Broken : public forge::ForgeActor {
 
   /// Bytes anywhere; of the first replica only, wherever the call may have been sent.
   void scribble_bytes(std::uint64_t seed, std::uint64_t count) {
-    using forge::shm::ResponseSlot;
-    constexpr std::size_t kSlots = offsetof(forge::shm::ResponseFile, responses);
     if (forge::context().replica() != 0) return;
     std::mt19937_64 random(seed);
     for (; count != 0; --count) {
       const std::size_t at = random() % (forge::shm::kAnswersOffset + 65'536);
-      const std::size_t in_slot = (at - kSlots) % sizeof(ResponseSlot);
-      const bool in_slots = at >= kSlots && at < sizeof(forge::shm::ResponseFile);
-      // Whose answer it is stays: a call that is answered under another's name waits on.
-      const bool name = in_slot < offsetof(ResponseSlot, block) ||
-                        in_slot / 2 == offsetof(ResponseSlot, attempt) / 2;
-      if (!in_slots || !name) file_[at] = std::byte(random());
+      file_[at] = std::byte(random());
     }
   }
 
