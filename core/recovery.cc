@@ -115,6 +115,8 @@ void Engine::on_stuck(Unit& unit, std::uint64_t incarnation,
     ++counters_.replays;
     put_back(unit, entry);
   }
+  sessions_.replica_lost(unit.idx);
+  move_queue(unit, true);
   if (state_ != State::serving) rank_gone(unit, rank);
   if (!healthy_.empty()) dispatch_waiting();
   changed_.notify_all();

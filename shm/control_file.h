@@ -156,9 +156,9 @@ struct ResponseFile {
                       ///< payload byte is read
   RingIndex responses_tail;
   RingIndex releases_head;
-  alignas(128) std::atomic<std::uint32_t> parked;  ///< 1 while the worker sleeps or is about to
-  Bell caller_bell;                                ///< rung when a caller is parked
-  Bell engine_bell;                                ///< rung when the engine is parked
+  alignas(128) std::atomic<std::uint32_t> parked;     ///< 1 while the worker sleeps or is about to
+  Bell caller_bell;                                   ///< rung when a caller is parked
+  Bell engine_bell;                                   ///< rung when the engine is parked
   alignas(128) std::atomic<std::uint64_t> heartbeat;  ///< changes with everything that is begun
   std::atomic<ExitReason> exit_reason;
   ResponseSlot responses[kWindow];
