@@ -103,8 +103,8 @@ std::string Host::keep(replicas::Recording recording) {
   for (char& c : name) {
     if (std::isalnum(static_cast<unsigned char>(c)) == 0 && c != '.' && c != '_') c = '-';
   }
-  const std::string path = folder / (name + "-" + std::to_string(::getpid()) + "-" +
-                                     std::to_string(number + 1) + ".forge");
+  std::string path = folder / (name + "-" + std::to_string(::getpid()) + "-" +
+                               std::to_string(number + 1) + ".forge");
   watchdog_.post([this, folder, path, recording = std::move(recording)] {
     const Status status =
         make_private(folder)

@@ -91,7 +91,7 @@ Status save(const Recording& recording, const std::string& path) {
     const ssize_t written = ::write(fd.get(), rest.data(), rest.size());
     if (written < 0 && errno == EINTR) continue;
     if (written < 0) {
-      const Status failed = system_failure(path);
+      Status failed = system_failure(path);
       ::unlink(path.c_str());
       return failed;
     }

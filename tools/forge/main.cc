@@ -1,6 +1,7 @@
 // forge: what one does with a running or broken service from a shell.
 #include <CLI/CLI.hpp>
 #include <cstdio>
+#include <exception>
 #include <string>
 
 #include "replicas/recording.h"
@@ -26,7 +27,7 @@ int replay(const std::string& path) {
 
 }  // namespace
 
-int main(int argc, char** argv) {
+int main(int argc, char** argv) try {
   CLI::App app{"Looks into forge services.", "forge"};
   app.require_subcommand(1);
   app.footer("Measuring: forge-bench --help");
@@ -37,4 +38,7 @@ int main(int argc, char** argv) {
   again->footer("Under a debugger:  gdb --args forge replay FILE");
   CLI11_PARSE(app, argc, argv);
   return replay(path);
+} catch (const std::exception& error) {
+  std::fprintf(stderr, "forge: %s\n", error.what());
+  return 2;
 }
