@@ -456,18 +456,20 @@ Refusal Engine::not_started_in_time(const replicas::Entry& entry) const {
                          " before its deadline; raise the timeout or add replicas"});
 }
 
+Refusal Engine::not_answered_in_time(const replicas::Entry& entry) const {
+  return make_error({ErrorCode::deadline_exceeded,
+                     where(entry) +
+                         " was not answered before its deadline; it may still run; raise the "
+                         "timeout or add replicas"});
+}
+
 void Engine::expire(SteadyTime now) {
   const auto now_ns = shm::to_ns(now);
   for (; !deadlines_.empty() && deadlines_.top().first <= now_ns; deadlines_.pop()) {
     replicas::Entry* entry = ledger_.find(shm::unpacked(deadlines_.top().second));
     if (entry == nullptr) continue;
     const bool queued = entry->state == replicas::EntryState::queued;
-    give_up(*entry, queued
-                        ? not_started_in_time(*entry)
-                        : make_error({ErrorCode::deadline_exceeded,
-                                      where(*entry) +
-                                          " was not answered before its deadline; it may still run"
-                                          "; raise the timeout or add replicas"}));
+    give_up(*entry, queued ? not_started_in_time(*entry) : not_answered_in_time(*entry));
   }
   next_deadline_.store(deadlines_.empty() ? INT64_MAX : deadlines_.top().first,
                        std::memory_order_relaxed);

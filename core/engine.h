@@ -245,6 +245,7 @@ class Engine final : public detail::Driver, public std::enable_shared_from_this<
   void make_cancellable(replicas::Entry& entry, std::uint64_t source);
   void set_deadline(replicas::Entry& entry, std::chrono::nanoseconds timeout);
   Refusal not_started_in_time(const replicas::Entry& entry) const;
+  Refusal not_answered_in_time(const replicas::Entry& entry) const;
   void expire(SteadyTime now);
   bool anything_can_come_back() const;
 
@@ -284,6 +285,7 @@ class Engine final : public detail::Driver, public std::enable_shared_from_this<
   std::size_t drain();                                     // [lock]
   void drain_channel(PollMember& member, std::size_t& n);  // [lock]
   void on_answer(PollMember& member, const shm::ResponseSlot& slot);
+  bool is_late(const replicas::Entry& entry);
   bool retry_alone(replicas::Entry& entry);
   void store(Answer& answer, replicas::Entry& entry, replicas::Channel& channel,
              const shm::ResponseSlot& slot);

@@ -314,6 +314,10 @@ void Engine::on_answer(PollMember& member, const shm::ResponseSlot& slot) {
   if ((slot.flags & shm::kBatchFailed) != 0 && entry->batch != 0) entry->alone = true;
   if (setup) {
     setup_answered(unit, member.rank, slot);
+  } else if (entry->call != nullptr && slot.kind != shm::ResponseKind::expired && is_late(*entry)) {
+    // An endpoint that saw its deadline pass may have answered anything.
+    fail(*entry, not_answered_in_time(*entry));
+    if (slot.block != 0) channel.answers()->released().put(slot.block);
   } else if (auto* call = static_cast<Call*>(entry->call)) {
     const std::uint32_t rank = entry->rank == replicas::kAllRanks ? member.rank : 0;
     store(call->answer(entry->part + rank), *entry, channel, slot);
@@ -343,6 +347,13 @@ void Engine::on_answer(PollMember& member, const shm::ResponseSlot& slot) {
   unit.answered = true;
   if (call != nullptr && call->settle()) call->complete();
   if (!unit.queue.empty()) pump(unit);
+}
+
+/// Has the deadline passed, by the clock of this drain?
+bool Engine::is_late(const replicas::Entry& entry) {
+  if (entry.slot.deadline_ns == 0) return false;
+  if (drained_at_ns_ == 0) drained_at_ns_ = shm::now_ns();
+  return drained_at_ns_ > entry.slot.deadline_ns;
 }
 
 /// Its batch failed: it is tried by itself. False: it has been tried often enough.
