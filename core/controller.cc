@@ -42,10 +42,12 @@ void check_counts(const std::string& who, const Options& options) {
   if (options.num_replicas < 1)
     invalid(who + "num_replicas is " + std::to_string(options.num_replicas) +
             "; a service has at least one");
-  if (options.procs > kMostWorkers / options.num_replicas) {
-    invalid(who + "procs " + std::to_string(options.procs) + " times num_replicas " +
-            std::to_string(options.num_replicas) + " is more than " + std::to_string(kMostWorkers) +
-            " workers; lower one of them");
+  if (options.spares < 0)
+    invalid(who + "spares is " + std::to_string(options.spares) + "; it starts at 0");
+  if (options.procs > kMostWorkers / (options.num_replicas + options.spares)) {
+    invalid(who + "procs " + std::to_string(options.procs) + " times num_replicas and spares " +
+            std::to_string(options.num_replicas + options.spares) + " is more than " +
+            std::to_string(kMostWorkers) + " workers; lower one of them");
   }
   if (options.replica_max_concurrent_requests < 1)
     invalid(who + "replica_max_concurrent_requests must be at least 1");
@@ -103,8 +105,6 @@ void check(const Options& options, const std::string& name) {
   }
   if (options.autoscaling.enabled || options.min_replicas || options.max_replicas)
     throw NotSupported(who + "autoscaling is not there yet; set num_replicas");
-  if (options.spares != 0)
-    throw NotSupported(who + "warm spares are not there yet; leave spares at 0");
   if (options.with_gpus) {
     const auto devices = gpu::list_devices();
     const int wanted = options.procs * options.num_replicas;

@@ -117,8 +117,8 @@ bool Engine::can_send(const replicas::Entry& entry, Unit& unit, std::size_t coun
   if (interleaves_ && wants_solitude(entry, unit)) return false;
   if (procs_ > 1 && !unit.in_flight.empty() && unit.in_flight.size() + count > kLockstepWindow)
     return false;
-  if (entry.rank != replicas::kAllRanks) return unit.ranks[entry.rank].channel->has_room();
-  for (const Rank& rank : unit.ranks) {
+  if (entry.rank != replicas::kAllRanks) return unit.life->ranks[entry.rank].channel->has_room();
+  for (const Rank& rank : unit.life->ranks) {
     if (!rank.channel->has_room(count)) return false;
   }
   return true;
@@ -140,11 +140,11 @@ void Engine::send(replicas::Entry& entry, Unit& unit) {
 void Engine::stage(replicas::Entry& entry, Unit& unit) {
   const bool all = entry.rank == replicas::kAllRanks;
   ledger_.sent(entry, unit.idx, unit.incarnation, all ? procs_ : 1);
-  entry.slot.lockstep = all ? ++unit.lockstep_calls : 0;
+  entry.slot.lockstep = all ? ++unit.life->lockstep_calls : 0;
   // Nothing can fail from here on, and only this process takes a call back: it enters all rings or,
   // above, none.
   for (std::uint32_t rank = all ? 0 : entry.rank; rank < (all ? procs_ : entry.rank + 1); ++rank) {
-    entry.positions.push_back(unit.ranks[rank].channel->stage(entry.slot));
+    entry.positions.push_back(unit.life->ranks[rank].channel->stage(entry.slot));
   }
   replicas::append(unit.in_flight, entry);
   load_changed(unit);
@@ -155,8 +155,8 @@ void Engine::stage(replicas::Entry& entry, Unit& unit) {
 void Engine::commit(std::uint32_t rank, Unit& unit) {
   const bool all = rank == replicas::kAllRanks;
   const std::uint32_t end = all ? procs_ : rank + 1;
-  for (std::uint32_t i = all ? 0 : rank; i < end; ++i) unit.ranks[i].channel->commit();
-  for (std::uint32_t i = all ? 0 : rank; i < end; ++i) unit.ranks[i].channel->wake_worker();
+  for (std::uint32_t i = all ? 0 : rank; i < end; ++i) unit.life->ranks[i].channel->commit();
+  for (std::uint32_t i = all ? 0 : rank; i < end; ++i) unit.life->ranks[i].channel->wake_worker();
 }
 
 void Engine::pump(Unit& unit) {

@@ -62,9 +62,12 @@ Engine::Engine(std::shared_ptr<Host> host, Launch launch, std::shared_ptr<Arena>
   const int replicas = launch_.mesh ? 1 : launch_.options.num_replicas;
   stale_.reserve(static_cast<std::size_t>(replicas));
   pulse_period_ = kPulse;
-  for (int i = 0; i < replicas; ++i) {
-    units_.push_back(std::make_unique<Unit>());
-    units_.back()->idx = static_cast<std::uint32_t>(i);
+  const int spares = launch_.mesh ? 0 : launch_.options.spares;
+  for (int i = 0; i < replicas + spares; ++i) {
+    auto& units = i < replicas ? units_ : spares_;
+    units.push_back(std::make_unique<Unit>());
+    units.back()->idx = static_cast<std::uint32_t>(i);
+    units.back()->spare = i >= replicas;
   }
 }
 
@@ -293,7 +296,7 @@ Refusal Engine::send_all(const detail::EndpointRef& endpoint, detail::CallMode m
   if (unit.state != ReplicaState::healthy) {
     return make_error({ErrorCode::worker_lost,
                        "actor mesh '" + launch_.name + "' has lost a rank (" +
-                           (unit.failure.empty() ? unit.first_exit : unit.failure) +
+                           (unit.failure.empty() ? unit.life->first_exit : unit.failure) +
                            "); meshes do not recover: start a new one, or use as_service",
                        {},
                        false});
@@ -308,7 +311,8 @@ Refusal Engine::send_all(const detail::EndpointRef& endpoint, detail::CallMode m
   if (one) {  // the least outstanding; equal ones in turn
     entry.rank = next_rank_++ % procs_;
     for (std::uint32_t i = 0; i < procs_; ++i) {
-      if (unit.ranks[i].channel->outstanding() < unit.ranks[entry.rank].channel->outstanding())
+      if (unit.life->ranks[i].channel->outstanding() <
+          unit.life->ranks[entry.rank].channel->outstanding())
         entry.rank = i;
     }
   }

@@ -108,6 +108,7 @@ class Engine final : public detail::Driver, public std::enable_shared_from_this<
   const Launch& launch() const { return launch_; }
   std::chrono::nanoseconds grace() const;  ///< what shutdown() should be given normally
   std::vector<ReplicaStatus> replicas();
+  std::vector<ReplicaStatus> spares();
   std::vector<std::byte> description();  ///< the encoded manifest, after a start without an actor
   ServiceCounters counters();
   ServiceMetrics metrics();
@@ -151,34 +152,44 @@ class Engine final : public detail::Driver, public std::enable_shared_from_this<
     std::chrono::nanoseconds silent{};  // how long it has been seen not to change, with work to do
     bool stuck = false;                 // it outlives its SIGKILL
     int stops = 0;                      // times in a row that it was found stopped
+    std::uint64_t output = 0;           // its pipes
   };
 
   static constexpr std::size_t kUnseen = ~std::size_t{0};
   using Channels = std::vector<std::shared_ptr<replicas::Channel>>;  // of a replica's ranks
 
-  struct Unit {  // one replica
-    std::uint32_t idx = 0;
-    ReplicaState state = ReplicaState::uninitialized;
-    std::uint64_t incarnation = 0;
-    std::uint64_t lockstep_calls = 0;  // sent to all ranks, ever
+  struct Unit;
+
+  struct Life {  // one incarnation of a replica, from before its workers start until all are reaped
+    Unit* unit = nullptr;  // whose it is; changes when a spare takes over
     std::vector<Rank> ranks;
-    Channels prepared;              // control files of the next incarnation
-    replicas::EntryList queue;      // waiting for this replica
-    replicas::EntryList in_flight;  // in push order
-    replicas::RestartHistory history;
-    bool answered = false;  // this incarnation has answered a call
-    bool fenced = false;    // its ranks are being killed by us
-    std::string failure;    // why it is not there
-    std::string verdict;    // why we kill it, if we do
-    // Of the incarnation that is dying:
+    std::uint64_t lockstep_calls = 0;  // sent to all ranks
+    bool answered = false;             // a call
+    bool draining = false;             // it is being replaced: it finishes what it has been sent
+    bool fenced = false;               // its ranks are being killed by us
+    std::string verdict;               // why we kill it, if we do
+    // How it ended:
     Status setup_error;
     std::string first_exit;
     std::uint32_t failed_rank = 0;
     bool killed_from_outside = false;
     std::uint64_t culprit = 0;  // the request that alone is to blame, packed; 0: none is known
     bool was_healthy = false;
-    bool draining = false;  // it is being replaced: it finishes what it has been sent
-    bool left = false;      // by itself: an endpoint with restart_on_error has failed
+    bool left = false;  // by itself: an endpoint with restart_on_error has failed
+  };
+  using LifePtr = std::shared_ptr<Life>;
+
+  struct Unit {             // one replica, or a spare
+    std::uint32_t idx = 0;  // spares count on behind the replicas
+    bool spare = false;     // up, and given no calls: its life becomes that of a replica that dies
+    ReplicaState state = ReplicaState::uninitialized;
+    std::uint64_t incarnation = 0;
+    LifePtr life = std::make_shared<Life>();  // the last one; never null
+    Channels prepared;                        // control files of the next one
+    replicas::EntryList queue;                // waiting for this replica
+    replicas::EntryList in_flight;            // in push order
+    replicas::RestartHistory history;
+    std::string failure;  // why it is not there
     ReplicaMeter meter;
     std::size_t view = kUnseen;  // its place in healthy_
     bool stale = false;          // what routers see of its load is out of date
@@ -186,9 +197,8 @@ class Engine final : public detail::Driver, public std::enable_shared_from_this<
   };
 
   struct PollMember {
-    Unit* unit;
+    LifePtr life;
     std::uint32_t rank;
-    std::uint64_t incarnation;
     std::shared_ptr<replicas::Channel> channel;
   };
   using PollSet = std::vector<PollMember>;
@@ -255,7 +265,7 @@ class Engine final : public detail::Driver, public std::enable_shared_from_this<
   std::uint64_t roll(SteadyTime now);
   void watch_executions(std::chrono::nanoseconds elapsed);
   void watch_silence(std::chrono::nanoseconds elapsed);
-  void look_at(Unit& unit, std::uint32_t rank, std::uint64_t incarnation);
+  void look_at(const LifePtr& life, std::uint32_t rank);
   bool overran(Unit& unit, replicas::Entry& entry, std::chrono::nanoseconds elapsed);
   void count(Unit& unit, bool success);
   void time_begins(replicas::Entry& entry);
@@ -294,21 +304,26 @@ class Engine final : public detail::Driver, public std::enable_shared_from_this<
 
   // lifecycle.cc [lock], but for spawn(), prepare() and on_exit(), which the watchdog thread enters
   // without it
-  std::string rank_name(std::uint32_t replica, std::uint32_t rank) const;
-  Status make_channels(std::uint32_t replica, std::uint64_t incarnation, Channels& out) const;
+  std::vector<Unit*> everyone() const;
+  std::vector<ReplicaStatus> status_of(const std::vector<std::unique_ptr<Unit>>& units);
+  std::string name_of(const Unit& unit) const;  ///< for messages
+  std::string rank_name(const Unit& unit, std::uint32_t rank) const;
+  Status make_channels(const Unit& unit, std::uint64_t incarnation, Channels& out) const;
   void launch_replica(Unit& unit);
-  void spawn(Unit& unit, std::uint64_t incarnation);
-  Result<replicas::Process> spawn_rank(Unit& unit, std::uint64_t incarnation, std::uint32_t rank,
+  bool take_over(Unit& unit);
+  void spawn(const LifePtr& life);
+  Result<replicas::Process> spawn_rank(const LifePtr& life, std::uint32_t rank,
                                        const Channels& channels, const std::string& master_port);
-  void prepare(Unit& unit, std::uint64_t incarnation);
+  void prepare(const LifePtr& life);
   void setup_failed(Unit& unit, const Status& status);
   void cannot_start(Unit& unit, const Status& status);
   void send_setup(Unit& unit);
   void setup_answered(Unit& unit, std::uint32_t rank, const shm::ResponseSlot& slot);
   void setup_finished(Unit& unit);
-  void on_exit(Unit& unit, std::uint64_t incarnation, std::uint32_t rank,
-               const replicas::ExitInfo& exit);
-  void on_stuck(Unit& unit, std::uint64_t incarnation, std::uint32_t rank);
+  void becomes_healthy(Unit& unit);
+  void on_exit(const LifePtr& life, std::uint32_t rank, const replicas::ExitInfo& exit);
+  void on_stuck(const LifePtr& life, std::uint32_t rank);
+  static bool any_alive(const Unit& unit);
   void rank_gone(Unit& unit, std::uint32_t rank);
   void violated(Unit& unit, std::uint32_t rank);  ///< a worker wrote what no worker writes
   void retire(Unit& unit);
@@ -322,7 +337,6 @@ class Engine final : public detail::Driver, public std::enable_shared_from_this<
   replicas::Recording record(const replicas::Entry& entry, const std::string& reason) const;
   Refusal poison_error(const Unit& unit, const replicas::Entry& entry);
   void schedule_restart(Unit& unit, const replicas::Death& death);
-  void reset_life(Unit& unit);
   void mourn_mesh(Unit& unit);
   void fail_everything(const Refusal& why);
   /// While draining: will any open call still be answered?
@@ -345,7 +359,8 @@ class Engine final : public detail::Driver, public std::enable_shared_from_this<
   CallPool calls_;
   std::vector<std::unique_ptr<Payload>> payloads_;  // [lock] all of them
   std::vector<Payload*> free_payloads_;             // [lock]
-  std::vector<std::unique_ptr<Unit>> units_;        // fixed number; contents [lock]
+  std::vector<std::unique_ptr<Unit>> units_;        // the replicas; fixed number; contents [lock]
+  std::vector<std::unique_ptr<Unit>> spares_;       // likewise
   std::vector<forge::Replica> healthy_;             // [lock] what routers see
   std::vector<Unit*> stale_;                        // [lock] see Unit::stale
   std::vector<std::shared_ptr<Router>> routers_;    // [lock] by endpoint

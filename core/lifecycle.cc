@@ -92,15 +92,16 @@ Status Engine::start() {
   if (!blobs.empty()) std::memcpy(arena_->at(*block) + blobs_at, blobs.data(), blobs.size());
 
   host_->engine_thread().add(shared_from_this());
-  for (auto& unit : units_) {
+  const auto all = everyone();
+  for (Unit* const unit : all) {
     if (!start_error_.ok()) break;
     launch_replica(*unit);
   }
   const bool in_time =
       changed_.wait_until(lock, detail::from_now(launch_.options.start_timeout), [&] {
         return !start_error_.ok() || state_ != State::serving ||
-               std::all_of(units_.begin(), units_.end(),
-                           [](const auto& unit) { return unit->state == ReplicaState::healthy; });
+               std::all_of(all.begin(), all.end(),
+                           [](const Unit* unit) { return unit->state == ReplicaState::healthy; });
       });
   starting_ = false;
   born_ = SteadyClock::now();
@@ -118,16 +119,24 @@ Status Engine::start() {
   return status;
 }
 
-Status Engine::make_channels(std::uint32_t replica, std::uint64_t incarnation,
-                             Channels& out) const {
+/// Replicas, then spares.
+std::vector<Engine::Unit*> Engine::everyone() const {
+  std::vector<Unit*> all;
+  for (const auto* units : {&units_, &spares_}) {
+    for (const auto& unit : *units) all.push_back(unit.get());
+  }
+  return all;
+}
+
+Status Engine::make_channels(const Unit& unit, std::uint64_t incarnation, Channels& out) const {
   out.clear();
   const auto& cpus = launch_.options.cpus;
   for (std::uint32_t rank = 0; rank < procs_; ++rank) {
-    const std::size_t turn = replica * procs_ + rank;
+    const std::size_t turn = unit.idx * procs_ + rank;
     auto channel = replicas::Channel::create(
-        {.name = rank_name(replica, rank),
+        {.name = rank_name(unit, rank),
          .incarnation = incarnation,
-         .replica = replica,
+         .replica = unit.idx,
          .rank = rank,
          .procs = procs_,
          .wait = launch_.options.wait,
@@ -144,39 +153,68 @@ Status Engine::make_channels(std::uint32_t replica, std::uint64_t incarnation,
 
 void Engine::launch_replica(Unit& unit) {
   ++unit.incarnation;
-  unit.answered = false;
+  if (take_over(unit)) return;
+  unit.life = std::make_shared<Life>();
+  unit.life->unit = &unit;
   unit.state = unit.incarnation == 1 ? ReplicaState::uninitialized : ReplicaState::recovering;
   Channels channels = std::move(unit.prepared);
   unit.prepared.clear();
   if (channels.empty()) {
-    if (Status status = make_channels(unit.idx, unit.incarnation, channels); !status.ok()) {
+    if (Status status = make_channels(unit, unit.incarnation, channels); !status.ok()) {
       cannot_start(unit, status);
       return;
     }
   }
-  unit.ranks.clear();
-  for (auto& channel : channels) unit.ranks.push_back({std::move(channel), {}, true});
+  for (auto& channel : channels) {
+    channel->assign(unit.idx, unit.incarnation);
+    unit.life->ranks.push_back({std::move(channel), {}, true});
+  }
   processes_ += procs_;
   poll_set_changed();
   const bool posted =
-      host_->watchdog().post([self = shared_from_this(), &unit, incarnation = unit.incarnation] {
-        self->spawn(unit, incarnation);
-      });
+      host_->watchdog().post([self = shared_from_this(), life = unit.life] { self->spawn(life); });
   if (!posted) {
     processes_ -= procs_;
-    unit.ranks.clear();
+    unit.life->ranks.clear();
     cannot_start(unit, {ErrorCode::stopped, "the controller has been shut down"});
   }
 }
 
-std::string Engine::rank_name(std::uint32_t replica, std::uint32_t rank) const {
-  return launch_.name + "/" + std::to_string(replica) + "." + std::to_string(rank);
+/// The life of a spare that is up becomes the replica's next one, and the spare begins another.
+bool Engine::take_over(Unit& unit) {
+  if (unit.spare) return false;
+  const auto up = std::find_if(spares_.begin(), spares_.end(), [](const auto& spare) {
+    return spare->state == ReplicaState::healthy;
+  });
+  if (up == spares_.end()) return false;
+  Unit& spare = **up;
+  unit.life = std::exchange(spare.life, std::make_shared<Life>());
+  unit.life->unit = &unit;
+  for (std::uint32_t rank = 0; rank < procs_; ++rank) {
+    unit.life->ranks[rank].channel->assign(unit.idx, unit.incarnation);
+    host_->output().rename(unit.life->ranks[rank].output, rank_name(unit, rank));
+  }
+  ++counters_.takeovers;
+  launch_replica(spare);
+  becomes_healthy(unit);
+  return true;
 }
 
-Result<replicas::Process> Engine::spawn_rank(Unit& unit, std::uint64_t incarnation,
-                                             std::uint32_t rank, const Channels& channels,
+std::string Engine::name_of(const Unit& unit) const {
+  return unit.spare ? "spare " + std::to_string(unit.idx - units_.size())
+                    : "replica " + std::to_string(unit.idx);
+}
+
+std::string Engine::rank_name(const Unit& unit, std::uint32_t rank) const {
+  const std::string who =
+      unit.spare ? "spare" + std::to_string(unit.idx - units_.size()) : std::to_string(unit.idx);
+  return launch_.name + "/" + who + "." + std::to_string(rank);
+}
+
+Result<replicas::Process> Engine::spawn_rank(const LifePtr& life, std::uint32_t rank,
+                                             const Channels& channels,
                                              const std::string& master_port) {
-  auto output = host_->output().open(rank_name(unit.idx, rank));
+  auto output = host_->output().open(rank_name(*life->unit, rank));
   if (!output) return output.error_ptr();
   replicas::SpawnSpec spec;
   spec.path = launch_.worker_path;
@@ -191,31 +229,35 @@ Result<replicas::Process> Engine::spawn_rank(Unit& unit, std::uint64_t incarnati
   for (std::uint32_t other = 0; procs_ > 1 && other < procs_; ++other) {
     spec.fds.push_back({channels[other]->group_fd(), replicas::kGroupFd + static_cast<int>(other)});
   }
-  auto process =
-      host_->watchdog().spawn(spec, {[self = shared_from_this(), &unit, incarnation, rank,
-                                      id = output->id](const replicas::ExitInfo& exit) {
-                                       self->host_->output().close(id);
-                                       self->on_exit(unit, incarnation, rank, exit);
-                                     },
-                                     [self = shared_from_this(), &unit, incarnation, rank] {
-                                       self->on_stuck(unit, incarnation, rank);
-                                     }});
-  if (!process) host_->output().close(output->id);
+  auto process = host_->watchdog().spawn(
+      spec,
+      {[self = shared_from_this(), life, rank, id = output->id](const replicas::ExitInfo& exit) {
+         self->host_->output().close(id);
+         self->on_exit(life, rank, exit);
+       },
+       [self = shared_from_this(), life, rank] { self->on_stuck(life, rank); }});
+  if (!process) {
+    host_->output().close(output->id);
+    return process;
+  }
+  const Lock lock(mutex_);
+  life->ranks[rank].output = output->id;
+  life->ranks[rank].process = *process;
   return process;
 }
 
-void Engine::spawn(Unit& unit, std::uint64_t incarnation) {  // on the watchdog thread
+void Engine::spawn(const LifePtr& life) {  // on the watchdog thread
+  Unit& unit = *life->unit;                // no spare takes over before it is up
   Channels channels;
   {
     const Lock lock(mutex_);
-    for (const Rank& rank : unit.ranks) channels.push_back(rank.channel);
+    for (const Rank& rank : life->ranks) channels.push_back(rank.channel);
   }
   const std::string master_port = std::to_string(free_port());
   for (std::uint32_t rank = 0; rank < procs_; ++rank) {
-    auto process = spawn_rank(unit, incarnation, rank, channels, master_port);
+    auto process = spawn_rank(life, rank, channels, master_port);
     const Lock lock(mutex_);
     if (process) {
-      unit.ranks[rank].process = *process;
       if (unit.state == ReplicaState::stopped) host_->watchdog().kill(*process);
       continue;
     }
@@ -223,8 +265,7 @@ void Engine::spawn(Unit& unit, std::uint64_t incarnation) {  // on the watchdog 
     // The ranks that never were count as dead.
     for (std::uint32_t missing = rank; missing < procs_; ++missing) rank_gone(unit, missing);
     fence(unit);
-    if (std::none_of(unit.ranks.begin(), unit.ranks.end(), [](const Rank& r) { return r.alive; }))
-      bury(unit);
+    if (!any_alive(unit)) bury(unit);
     return;
   }
   for (const auto& channel : channels) channel->close_fds();
@@ -246,49 +287,53 @@ void Engine::send_setup(Unit& unit) {
 }
 
 void Engine::setup_answered(Unit& unit, std::uint32_t rank, const shm::ResponseSlot& slot) {
-  const auto& memory = *unit.ranks[rank].channel->answers();
+  const auto& memory = *unit.life->ranks[rank].channel->answers();
   const std::byte* head = slot.block == 0 ? slot.answer : memory.data() + slot.block;
   if (slot.kind == shm::ResponseKind::value) {
     if (rank == 0) description_.assign(head, head + slot.head_size);
-  } else if (unit.setup_error.ok()) {
+  } else if (unit.life->setup_error.ok()) {
     Answer answer;
     answer.head.assign(head, head + slot.head_size);
-    setup_failed(unit,
-                 to_status(*decode_error(answer, "starting replica " + std::to_string(unit.idx) +
-                                                     " of '" + launch_.name + "'")));
+    setup_failed(unit, to_status(*decode_error(
+                           answer, "starting " + name_of(unit) + " of '" + launch_.name + "'")));
   }
-  if (slot.block != 0) unit.ranks[rank].channel->answers()->released().put(slot.block);
+  if (slot.block != 0) unit.life->ranks[rank].channel->answers()->released().put(slot.block);
 }
 
 void Engine::setup_finished(Unit& unit) {
-  if (!unit.setup_error.ok()) fence(unit);
+  if (!unit.life->setup_error.ok()) fence(unit);
   // Being killed, or dead since it answered: bury() decides what next.
-  if (unit.fenced || unit.state == ReplicaState::stopped) return;
+  if (unit.life->fenced || unit.state == ReplicaState::stopped) return;
+  becomes_healthy(unit);
+  // The next incarnation's files are made now, so that a restart does not wait for them.
+  host_->watchdog().post([self = shared_from_this(), life = unit.life] { self->prepare(life); });
+}
+
+void Engine::becomes_healthy(Unit& unit) {
   unit.state = ReplicaState::healthy;
   unit.failure.clear();
+  changed_.notify_all();
+  if (unit.spare) return;
   update_healthy();
   pump(unit);
   dispatch_waiting();
-  changed_.notify_all();
-  // The next incarnation's files are made now, so that a restart does not wait for them.
-  host_->watchdog().post([self = shared_from_this(), &unit, incarnation = unit.incarnation + 1] {
-    self->prepare(unit, incarnation);
-  });
 }
 
-void Engine::prepare(Unit& unit, std::uint64_t incarnation) {  // on the watchdog thread
+void Engine::prepare(const LifePtr& life) {  // on the watchdog thread
   if (launch_.mesh || launch_.actor.empty()) return;
+  Lock lock(mutex_);
+  Unit& unit = *life->unit;
+  const std::uint64_t next = unit.incarnation + 1;
+  lock.unlock();
   Channels channels;
-  if (!make_channels(unit.idx, incarnation, channels).ok())
-    return;  // the restart will try again and say why
-  const Lock lock(mutex_);
-  if (unit.incarnation + 1 == incarnation && state_ == State::serving)
-    unit.prepared = std::move(channels);
+  if (!make_channels(unit, next, channels).ok()) return;  // the restart will try again and say why
+  lock.lock();
+  if (unit.incarnation < next && state_ == State::serving) unit.prepared = std::move(channels);
 }
 
 void Engine::setup_failed(Unit& unit, const Status& status) {
   unit.failure = status.message;
-  if (unit.setup_error.ok()) unit.setup_error = status;
+  if (unit.life->setup_error.ok()) unit.life->setup_error = status;
   if (starting_ && start_error_.ok()) start_error_ = status;
   changed_.notify_all();
 }
@@ -321,15 +366,15 @@ void Engine::fail_everything(const Refusal& why) {
 }
 
 void Engine::stop_workers(bool at_once) {
-  for (auto& unit : units_) {
+  for (Unit* const unit : everyone()) {
     unit->state = ReplicaState::stopped;
     if (!at_once) {
       send_stop(*unit);
     } else {
-      unit->fenced = false;
+      unit->life->fenced = false;
       fence(*unit);
-      for (std::uint32_t rank = 0; rank < unit->ranks.size(); ++rank) {
-        if (unit->ranks[rank].stuck) rank_gone(*unit, rank);  // nobody waits for it
+      for (std::uint32_t rank = 0; rank < unit->life->ranks.size(); ++rank) {
+        if (unit->life->ranks[rank].stuck) rank_gone(*unit, rank);  // nobody waits for it
       }
     }
   }
@@ -339,8 +384,7 @@ void Engine::stop_workers(bool at_once) {
 bool Engine::can_drain() const {
   bool anyone = false;
   for (const auto& unit : units_) {
-    if (std::none_of(unit->ranks.begin(), unit->ranks.end(), [](const Rank& r) { return r.alive; }))
-      continue;
+    if (!any_alive(*unit)) continue;
     if (unit->load() != 0) return true;
     anyone = true;
   }
@@ -378,7 +422,7 @@ void Engine::shutdown(std::chrono::nanoseconds grace) {
   lock.unlock();
   host_->output().flush();
   lock.lock();
-  for (auto& unit : units_) unit->prepared.clear();
+  for (Unit* const unit : everyone()) unit->prepared.clear();
   slabs_.clear();
   state_ = State::closed;
   changed_.notify_all();
@@ -391,16 +435,20 @@ void Engine::shutdown(std::chrono::nanoseconds grace) {
 
 std::chrono::nanoseconds Engine::grace() const { return host_->shutdown_grace(); }
 
-std::vector<ReplicaStatus> Engine::replicas() {
+std::vector<ReplicaStatus> Engine::replicas() { return status_of(units_); }
+
+std::vector<ReplicaStatus> Engine::spares() { return status_of(spares_); }
+
+std::vector<ReplicaStatus> Engine::status_of(const std::vector<std::unique_ptr<Unit>>& units) {
   const Lock lock(mutex_);
   std::vector<ReplicaStatus> result;
-  for (const auto& unit : units_) {
+  for (const auto& unit : units) {
     ReplicaStatus status;
     status.idx = unit->idx;
     status.state = unit->state;
     status.healthy = unit->state == ReplicaState::healthy;
     status.incarnation = unit->incarnation;
-    for (const Rank& rank : unit->ranks) {
+    for (const Rank& rank : unit->life->ranks) {
       if (rank.alive && rank.process.pid > 0) status.pids.push_back(rank.process.pid);
     }
     result.push_back(std::move(status));

@@ -48,7 +48,7 @@ void Engine::pulse(SteadyTime now) {
 /// Kills workers whose calls run longer than exec_timeout.
 void Engine::watch_executions(std::chrono::nanoseconds elapsed) {
   for (const auto& unit : units_) {
-    if (unit->fenced) continue;
+    if (unit->life->fenced) continue;
     replicas::Entry* late = nullptr;
     for (replicas::Entry& entry : unit->in_flight) {
       if (overran(*unit, entry, elapsed)) late = &entry;
@@ -56,9 +56,10 @@ void Engine::watch_executions(std::chrono::nanoseconds elapsed) {
     if (late == nullptr) continue;
     const shm::RequestId id = late->slot.id;
     drain();  // it may have answered by now
-    if (ledger_.find(id) != late || unit->fenced) continue;
-    unit->verdict = endpoint_name(late->slot.endpoint) + " had run longer than its exec_timeout";
-    unit->culprit = shm::packed(id);
+    if (ledger_.find(id) != late || unit->life->fenced) continue;
+    unit->life->verdict =
+        endpoint_name(late->slot.endpoint) + " had run longer than its exec_timeout";
+    unit->life->culprit = shm::packed(id);
     host_->log(LogLevel::warning, where(*late) + " has run for " +
                                       std::to_string(late->running_ns / 1'000'000) +
                                       " ms, longer than its exec_timeout; its worker is killed and "
@@ -70,10 +71,10 @@ void Engine::watch_executions(std::chrono::nanoseconds elapsed) {
 /// A worker that has work and does not begin anything may be busy with a long call, or stopped by a
 /// signal: its process tells. Silence alone never kills.
 void Engine::watch_silence(std::chrono::nanoseconds elapsed) {
-  for (const auto& unit : units_) {
-    if (unit->fenced) continue;
-    for (std::uint32_t i = 0; i < unit->ranks.size(); ++i) {
-      Rank& rank = unit->ranks[i];
+  for (Unit* const unit : everyone()) {
+    if (unit->life->fenced) continue;
+    for (std::uint32_t i = 0; i < unit->life->ranks.size(); ++i) {
+      Rank& rank = unit->life->ranks[i];
       const std::uint64_t beat = rank.channel->heartbeat();
       if (beat != rank.heartbeat || rank.channel->outstanding() == 0 || rank.process.id == 0) {
         rank.heartbeat = beat;
@@ -82,36 +83,33 @@ void Engine::watch_silence(std::chrono::nanoseconds elapsed) {
       } else if ((rank.silent += elapsed) >= launch_.options.health_poll_rate) {
         rank.silent = {};
         host_->watchdog().post(
-            [self = shared_from_this(), &unit = *unit, i, incarnation = unit->incarnation] {
-              self->look_at(unit, i, incarnation);
-            });
+            [self = shared_from_this(), life = unit->life, i] { self->look_at(life, i); });
       }
     }
   }
 }
 
-void Engine::look_at(Unit& unit, std::uint32_t rank,
-                     std::uint64_t incarnation) {  // watchdog thread
+void Engine::look_at(const LifePtr& life, std::uint32_t rank) {  // watchdog thread
   replicas::Process process;
   {
     const Lock lock(mutex_);
-    if (unit.incarnation != incarnation || unit.fenced || unit.ranks.empty()) return;
-    process = unit.ranks[rank].process;
+    if (life->fenced || life->ranks.empty()) return;
+    process = life->ranks[rank].process;
   }
   const bool stopped = host_->watchdog().is_stopped(process);
   const Lock lock(mutex_);
-  if (unit.incarnation != incarnation || unit.fenced || unit.ranks.empty()) return;
-  int& stops = unit.ranks[rank].stops;
+  if (life->fenced || life->ranks.empty()) return;
+  int& stops = life->ranks[rank].stops;
   stops = stopped ? stops + 1 : 0;
   if (stops < kStops) return;
-  unit.verdict = "a signal had stopped it";
-  unit.killed_from_outside = true;
+  life->verdict = "a signal had stopped it";
+  life->killed_from_outside = true;
   host_->log(LogLevel::warning,
              "service '" + launch_.name + "': rank " + std::to_string(rank) + " (pid " +
-                 std::to_string(process.pid) + ") of replica " + std::to_string(unit.idx) +
+                 std::to_string(process.pid) + ") of " + name_of(*life->unit) +
                  " has been stopped by a signal and has work to do; it is killed "
                  "and replaced");
-  fence(unit);
+  fence(*life->unit);
 }
 
 bool Engine::overran(Unit& unit, replicas::Entry& entry, std::chrono::nanoseconds elapsed) {

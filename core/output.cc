@@ -39,6 +39,8 @@ void write_all(int fd, std::string_view bytes) {
   }
 }
 
+std::string prefix_of(const std::string& name) { return "[" + name + "] "; }
+
 /// Only our end does not block: workers expect that theirs does.
 bool make_pipe(FileDescriptor& read_end, FileDescriptor& write_end) {
   int ends[2];
@@ -86,13 +88,19 @@ Result<Output::Ends> Output::open(const std::string& name) {
                                      "': " + std::generic_category().message(error_number) +
                                      "; raise the limit (ulimit -n) or start less"});
   }
-  const std::string prefix = "[" + name + "] ";
+  const std::string prefix = prefix_of(name);
   const std::lock_guard lock(mutex_);
   ends.id = ++last_id_;
   opened_.push_back({ends.id, STDOUT_FILENO, std::move(out), prefix, {}});
   opened_.push_back({ends.id, STDERR_FILENO, std::move(err), prefix, {}});
   wake();
   return ends;
+}
+
+void Output::rename(std::uint64_t id, const std::string& name) {
+  const std::lock_guard lock(mutex_);
+  renamed_.emplace_back(id, prefix_of(name));
+  wake();
 }
 
 void Output::close(std::uint64_t id) {
@@ -112,19 +120,40 @@ void Output::wake() { (void)!::eventfd_write(wakeup_.get(), 1); }
 
 void Output::run() {
   std::vector<pollfd> events;
+  std::vector<std::pair<std::uint64_t, std::string>> renamed;
   std::vector<std::uint64_t> closed;
   std::uint64_t flushed = 0;
   bool stop = false;
   for (;;) {
+    events.assign(1, {wakeup_.get(), POLLIN, 0});
+    for (const Pipe& pipe : pipes_) events.push_back({pipe.fd.get(), POLLIN, 0});
+    if (::poll(events.data(), events.size(), -1) < 0) continue;
+    eventfd_t count = 0;
+    if (events[0].revents != 0) (void)!::eventfd_read(wakeup_.get(), &count);
     {
       const std::lock_guard lock(mutex_);
       std::move(opened_.begin(), opened_.end(), std::back_inserter(pipes_));
       opened_.clear();
+      renamed.swap(renamed_);
       closed.swap(closed_);
       flushed = asked_;
       stop = stop_;
     }
+    // Before what they wrote under the new name is read, and after what they wrote under the old one.
+    for (auto& [id, prefix] : std::exchange(renamed, {})) {
+      for (Pipe& pipe : pipes_) {
+        if (pipe.worker != id) continue;
+        read_there(pipe);
+        pipe.prefix = prefix;
+      }
+    }
+    // One read for each, so that none waits for a worker that never stops talking.
+    for (std::size_t i = 0; i + 1 < events.size(); ++i) {
+      if (events[i + 1].revents != 0 && !read_some(pipes_[i], buffer_.size()))
+        pipes_[i].fd = FileDescriptor();
+    }
     std::erase_if(pipes_, [&](Pipe& pipe) {
+      if (!pipe.fd) return true;
       if (!stop && std::find(closed.begin(), closed.end(), pipe.worker) == closed.end())
         return false;
       read_rest(pipe);
@@ -137,18 +166,6 @@ void Output::run() {
     }
     changed_.notify_all();
     if (stop) return;
-
-    events.assign(1, {wakeup_.get(), POLLIN, 0});
-    for (const Pipe& pipe : pipes_) events.push_back({pipe.fd.get(), POLLIN, 0});
-    if (::poll(events.data(), events.size(), -1) < 0) continue;
-    eventfd_t count = 0;
-    if (events[0].revents != 0) (void)!::eventfd_read(wakeup_.get(), &count);
-    // One read for each, so that none waits for a worker that never stops talking.
-    for (std::size_t i = 0; i < pipes_.size(); ++i) {
-      if (events[i + 1].revents != 0 && !read_some(pipes_[i], buffer_.size()))
-        pipes_[i].fd = FileDescriptor();
-    }
-    std::erase_if(pipes_, [](const Pipe& pipe) { return !pipe.fd; });
   }
 }
 
@@ -165,16 +182,21 @@ bool Output::read_some(Pipe& pipe, std::size_t limit) {
   return count > 0;
 }
 
-/// What is there now, and no more: what the worker left behind may go on writing.
-void Output::read_rest(Pipe& pipe) {
+/// What is there now, and no more: somebody may go on writing. False: nobody ever will again.
+bool Output::read_there(Pipe& pipe) {
   int left = 0;
   if (::ioctl(pipe.fd.get(), FIONREAD, &left) != 0) left = 0;
   std::size_t rest = static_cast<std::size_t>(left);
   while (rest > 0) {
     const std::size_t count = std::min(rest, buffer_.size());
-    if (!read_some(pipe, count)) return;
+    if (!read_some(pipe, count)) return false;
     rest -= count;
   }
+  return true;
+}
+
+void Output::read_rest(Pipe& pipe) {
+  if (!read_there(pipe)) return;
   if (!pipe.line.empty()) end_line(pipe);
   write_lines(pipe.target);
 }

@@ -17,6 +17,7 @@
 #include <string>
 #include <string_view>
 #include <thread>
+#include <utility>
 #include <vector>
 
 #include "shm/file_descriptor.h"
@@ -44,6 +45,8 @@ class Output {
 
   /// Pipes for the worker called `name`. Error: Unavailable.
   Result<Ends> open(const std::string& name);
+  /// The worker goes by another name from now on; what it wrote before keeps the old one.
+  void rename(std::uint64_t id, const std::string& name);
   /// That worker is dead. What it left in its pipes is still written.
   void close(std::uint64_t id);
   /// Returns when all that workers left which were closed before has been written.
@@ -61,15 +64,17 @@ class Output {
   void wake();
   void run();
   bool read_some(Pipe& pipe, std::size_t limit);
+  bool read_there(Pipe& pipe);
   void read_rest(Pipe& pipe);
   void take(Pipe& pipe, std::string_view bytes);
   void end_line(Pipe& pipe);
   void write_lines(int target);
 
   shm::FileDescriptor wakeup_;  // eventfd
-  std::mutex mutex_;            // guards these six; a leaf
+  std::mutex mutex_;            // guards these seven; a leaf
   std::condition_variable changed_;
-  std::vector<Pipe> opened_;  // not seen by the thread yet
+  std::vector<Pipe> opened_;                                    // not seen by the thread yet
+  std::vector<std::pair<std::uint64_t, std::string>> renamed_;  // to a prefix
   std::vector<std::uint64_t> closed_;
   std::uint64_t last_id_ = 0;
   std::uint64_t asked_ = 0;    // flushes

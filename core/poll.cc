@@ -242,9 +242,10 @@ void Engine::expect_answers() {
 
 void Engine::poll_set_changed() {
   auto set = std::make_shared<PollSet>();
-  for (auto& unit : units_) {
-    for (std::uint32_t rank = 0; rank < unit->ranks.size(); ++rank) {
-      set->push_back({unit.get(), rank, unit->incarnation, unit->ranks[rank].channel});
+  for (const auto* units : {&units_, &spares_}) {
+    for (const auto& unit : *units) {
+      for (std::uint32_t rank = 0; rank < unit->life->ranks.size(); ++rank)
+        set->push_back({unit->life, rank, unit->life->ranks[rank].channel});
     }
   }
   poll_set_ = std::move(set);
@@ -289,22 +290,21 @@ std::size_t Engine::drain() {
 }
 
 void Engine::drain_channel(PollMember& member, std::size_t& answers) {
-  if (member.unit->incarnation != member.incarnation) return;
   drained_at_ns_ = 0;
   shm::ResponseSlot slot;
   while (member.channel->maybe_ready() && member.channel->pop(slot)) {
     ++answers;
     on_answer(member, slot);
   }
-  if (member.channel->violation() != nullptr) violated(*member.unit, member.rank);
+  if (member.channel->violation() != nullptr) violated(*member.life->unit, member.rank);
 }
 
 void Engine::on_answer(PollMember& member, const shm::ResponseSlot& slot) {
-  Unit& unit = *member.unit;
+  Unit& unit = *member.life->unit;
   replicas::Channel& channel = *member.channel;
   replicas::Entry* entry = ledger_.find(slot.id);
   if (entry == nullptr ||
-      !ledger_.accept(*entry, unit.idx, member.incarnation, member.rank, slot.attempt)) {
+      !ledger_.accept(*entry, unit.idx, unit.incarnation, member.rank, slot.attempt)) {
     // No worker answers what it was not asked. This answer has taken the place of another.
     ++counters_.refused;
     channel.distrust("an answer to a request that it does not have");
@@ -329,7 +329,7 @@ void Engine::on_answer(PollMember& member, const shm::ResponseSlot& slot) {
   replicas::unlink(*entry);
   load_changed(unit);
   --outstanding_;
-  if (unit.draining && unit.in_flight.empty()) send_stop(unit);
+  if (unit.life->draining && unit.in_flight.empty()) send_stop(unit);
   if (std::exchange(entry->batch, 0) != 0 && entry->alone && retry_alone(*entry)) {
     pump(unit);
     return;
@@ -344,7 +344,7 @@ void Engine::on_answer(PollMember& member, const shm::ResponseSlot& slot) {
     setup_finished(unit);
     return;
   }
-  unit.answered = true;
+  unit.life->answered = true;
   if (call != nullptr && call->settle()) call->complete();
   if (!unit.queue.empty()) pump(unit);
 }

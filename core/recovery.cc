@@ -28,54 +28,60 @@ replicas::RestartPolicy restart_policy(const RestartPolicy& options) {
 }  // namespace
 
 void Engine::rank_gone(Unit& unit, std::uint32_t rank) {
-  if (!unit.ranks[rank].alive) return;
-  unit.ranks[rank].alive = false;
+  if (!unit.life->ranks[rank].alive) return;
+  unit.life->ranks[rank].alive = false;
   --processes_;
 }
 
-void Engine::on_exit(Unit& unit, std::uint64_t incarnation, std::uint32_t rank,
+bool Engine::any_alive(const Unit& unit) {
+  return std::any_of(unit.life->ranks.begin(), unit.life->ranks.end(),
+                     [](const Rank& rank) { return rank.alive; });
+}
+
+void Engine::on_exit(const LifePtr& life, std::uint32_t rank,
                      const replicas::ExitInfo& exit) {  // on the watchdog thread
   const Lock lock(mutex_);
-  if (unit.incarnation != incarnation) return;
+  if (life->ranks.empty()) return;
+  Unit& unit = *life->unit;
   rank_gone(unit, rank);
-  if (unit.first_exit.empty()) {
-    unit.first_exit =
-        "rank " + std::to_string(rank) + " (pid " + std::to_string(unit.ranks[rank].process.pid) +
-        ") " +
-        (unit.verdict.empty() ? replicas::describe(exit) : "was killed because " + unit.verdict);
-    unit.killed_from_outside =
-        unit.killed_from_outside ||
-        (exit.kind == replicas::ExitInfo::Kind::signaled && exit.value == SIGKILL && !unit.fenced);
-    unit.failed_rank = rank;
+  if (unit.life->first_exit.empty()) {
+    unit.life->first_exit =
+        "rank " + std::to_string(rank) + " (pid " +
+        std::to_string(unit.life->ranks[rank].process.pid) + ") " +
+        (unit.life->verdict.empty() ? replicas::describe(exit)
+                                    : "was killed because " + unit.life->verdict);
+    unit.life->killed_from_outside =
+        unit.life->killed_from_outside || (exit.kind == replicas::ExitInfo::Kind::signaled &&
+                                           exit.value == SIGKILL && !unit.life->fenced);
+    unit.life->failed_rank = rank;
   }
   retire(unit);
-  if (starting_ && unit.was_healthy && start_error_.ok()) {
+  if (starting_ && unit.life->was_healthy && start_error_.ok()) {
     start_error_ = {ErrorCode::worker_lost,
-                    "service '" + launch_.name + "' did not come up: " + unit.first_exit +
+                    "service '" + launch_.name + "' did not come up: " + unit.life->first_exit +
                         " while other replicas were starting",
                     {},
                     true};
   }
   fence(unit);
-  if (std::none_of(unit.ranks.begin(), unit.ranks.end(), [](const Rank& r) { return r.alive; }))
-    bury(unit);
+  if (!any_alive(unit)) bury(unit);
   changed_.notify_all();
 }
 
 /// Nothing is routed to it any more.
 void Engine::retire(Unit& unit) {
   if (unit.state != ReplicaState::healthy && unit.state != ReplicaState::uninitialized) return;
-  unit.was_healthy = unit.state == ReplicaState::healthy;
+  unit.life->was_healthy = unit.state == ReplicaState::healthy;
   unit.state = ReplicaState::recovering;
   update_healthy();
 }
 
 void Engine::fence(Unit& unit) {
-  if (unit.fenced) return;
-  unit.fenced = true;
+  if (unit.life->fenced) return;
+  unit.life->fenced = true;
   retire(unit);
   std::vector<replicas::Process> doomed;
-  for (const Rank& rank : unit.ranks) {
+  for (const Rank& rank : unit.life->ranks) {
     if (rank.alive && rank.process.id != 0) doomed.push_back(rank.process);
   }
   host_->watchdog().post([self = shared_from_this(), doomed = std::move(doomed)] {
@@ -85,17 +91,17 @@ void Engine::fence(Unit& unit) {
 
 /// It outlives a SIGKILL: it sits in the kernel, and will not run again when it leaves. What it had not
 /// started goes elsewhere, what it had is lost to its callers; its memory is kept until it is reaped.
-void Engine::on_stuck(Unit& unit, std::uint64_t incarnation,
-                      std::uint32_t rank) {  // watchdog thread
+void Engine::on_stuck(const LifePtr& life, std::uint32_t rank) {  // on the watchdog thread
   const Lock lock(mutex_);
-  if (unit.incarnation != incarnation) return;
+  if (life->ranks.empty()) return;
+  Unit& unit = *life->unit;
   const std::string who = "rank " + std::to_string(rank) + " (pid " +
-                          std::to_string(unit.ranks[rank].process.pid) + ") of replica " +
-                          std::to_string(unit.idx);
+                          std::to_string(unit.life->ranks[rank].process.pid) + ") of " +
+                          name_of(unit);
   host_->log(LogLevel::error, "service '" + launch_.name + "': " + who +
                                   " does not end although it was killed; it sits in a driver or in "
                                   "the kernel, and its replica stays down until it leaves");
-  unit.ranks[rank].stuck = true;
+  unit.life->ranks[rank].stuck = true;
   for (auto next = unit.in_flight.end(); next != unit.in_flight.begin();) {
     replicas::Entry& entry = *--next;
     if (entry.slot.kind == shm::RequestKind::setup) continue;
@@ -123,34 +129,36 @@ void Engine::on_stuck(Unit& unit, std::uint64_t incarnation,
 }
 
 void Engine::violated(Unit& unit, std::uint32_t rank) {
-  if (unit.fenced) return;
+  if (unit.life->fenced) return;
   ++counters_.violations;
-  host_->log(LogLevel::error,
-             "service '" + launch_.name + "': rank " + std::to_string(rank) + " of replica " +
-                 std::to_string(unit.idx) + " wrote what no worker writes (" +
-                 unit.ranks[rank].channel->violation() + "); it is killed and replaced");
+  host_->log(LogLevel::error, "service '" + launch_.name + "': rank " + std::to_string(rank) +
+                                  " of " + name_of(unit) + " wrote what no worker writes (" +
+                                  unit.life->ranks[rank].channel->violation() +
+                                  "); it is killed and replaced");
   fence(unit);
 }
 
 void Engine::bury(Unit& unit) {
   // Every rank has been reaped: nothing it published can change any more, and nothing can be
   // executed any more.
-  for (std::uint32_t rank = 0; rank < unit.ranks.size(); ++rank) {
-    PollMember member{&unit, rank, unit.incarnation, unit.ranks[rank].channel};
+  for (std::uint32_t rank = 0; rank < unit.life->ranks.size(); ++rank) {
+    PollMember member{unit.life, rank, unit.life->ranks[rank].channel};
     std::size_t answers = 0;
     drain_channel(member, answers);
   }
   const bool working =
       std::any_of(unit.in_flight.begin(), unit.in_flight.end(),
                   [&](const replicas::Entry& entry) { return was_started(unit, entry); });
-  const bool replaced = unit.draining && unit.in_flight.empty();
-  unit.left = replaced || std::any_of(unit.ranks.begin(), unit.ranks.end(), [](const Rank& rank) {
-                return rank.channel->exit_reason() == shm::ExitReason::restart;
-              });
+  const bool replaced = unit.life->draining && unit.in_flight.empty();
+  unit.life->left =
+      replaced ||
+      std::any_of(unit.life->ranks.begin(), unit.life->ranks.end(), [](const Rank& rank) {
+        return rank.channel->exit_reason() == shm::ExitReason::restart;
+      });
   const bool poisoned = sort_out(unit);
-  unit.ranks.clear();
+  unit.life->ranks.clear();
   poll_set_changed();
-  if (unit.setup_error.ok()) unit.failure = unit.first_exit;
+  if (unit.life->setup_error.ok()) unit.failure = unit.life->first_exit;
   if (state_ != State::serving || starting_) {
     unit.state = ReplicaState::stopped;
     changed_.notify_all();
@@ -160,23 +168,23 @@ void Engine::bury(Unit& unit) {
     mourn_mesh(unit);
     return;
   }
-  if (unit.left)
+  if (unit.life->left)
     unit.failure = replaced ? "it is being replaced" : "an endpoint with restart_on_error failed";
   replicas::Death death;
-  death.from_outside = unit.killed_from_outside;
-  death.kind = unit.left           ? replicas::DeathKind::serving_after_answer
-               : poisoned          ? replicas::DeathKind::by_poison
-               : !unit.was_healthy ? replicas::DeathKind::in_setup
-               : !working          ? replicas::DeathKind::idle
-               : unit.answered     ? replicas::DeathKind::serving_after_answer
-                                   : replicas::DeathKind::before_first_answer;
+  death.from_outside = unit.life->killed_from_outside;
+  death.kind = unit.life->left           ? replicas::DeathKind::serving_after_answer
+               : poisoned                ? replicas::DeathKind::by_poison
+               : !unit.life->was_healthy ? replicas::DeathKind::in_setup
+               : !working                ? replicas::DeathKind::idle
+               : unit.life->answered     ? replicas::DeathKind::serving_after_answer
+                                         : replicas::DeathKind::before_first_answer;
   schedule_restart(unit, death);
 }
 
 bool Engine::was_started(const Unit& unit, const replicas::Entry& entry) const {
   const std::uint32_t first = entry.rank == replicas::kAllRanks ? 0 : entry.rank;
   for (std::size_t i = 0; i < entry.positions.size(); ++i) {
-    const replicas::Channel& channel = *unit.ranks[first + i].channel;
+    const replicas::Channel& channel = *unit.life->ranks[first + i].channel;
     // Of a worker that writes nonsense, nothing is believed: all it was handed counts as started.
     if (channel.violation() != nullptr || channel.started() > entry.positions[i]) return true;
   }
@@ -186,10 +194,10 @@ bool Engine::was_started(const Unit& unit, const replicas::Entry& entry) const {
 /// `started`: how many calls it had begun and not answered.
 replicas::Blame Engine::blame(const Unit& unit, const replicas::Entry& entry,
                               std::size_t started) const {
-  if (unit.culprit != 0)
-    return shm::packed(entry.slot.id) == unit.culprit ? replicas::Blame::alone
-                                                      : replicas::Blame::nobody;
-  if (unit.killed_from_outside || unit.left) return replicas::Blame::nobody;
+  if (unit.life->culprit != 0)
+    return shm::packed(entry.slot.id) == unit.life->culprit ? replicas::Blame::alone
+                                                            : replicas::Blame::nobody;
+  if (unit.life->killed_from_outside || unit.life->left) return replicas::Blame::nobody;
   return started == 1 ? replicas::Blame::alone : replicas::Blame::several;
 }
 
@@ -207,10 +215,10 @@ bool Engine::sort_out(Unit& unit) {
     --outstanding_;
     const bool started = was_started(unit, entry);
     if (entry.slot.kind == shm::RequestKind::setup) {
-      if (unit.setup_error.ok()) {
+      if (unit.life->setup_error.ok()) {
         setup_failed(unit, {ErrorCode::worker_lost,
-                            "service '" + launch_.name + "' did not come up: " + unit.first_exit +
-                                " during setup",
+                            "service '" + launch_.name +
+                                "' did not come up: " + unit.life->first_exit + " during setup",
                             {},
                             true});
       }
@@ -235,7 +243,7 @@ bool Engine::sort_out(Unit& unit) {
     if (verdict == replicas::Verdict::lost || entry.call == nullptr) {
       fail(entry,
            make_error({ErrorCode::worker_lost,
-                       where(entry) + ": " + unit.first_exit +
+                       where(entry) + ": " + unit.life->first_exit +
                            (started ? " after the call had started; it may have been executed"
                                     : " before the call had started") +
                            (entry.idempotent || launch_.mesh
@@ -295,7 +303,7 @@ Refusal Engine::poison_error(const Unit& unit, const replicas::Entry& entry) {
   ++counters_.poisoned;
   const std::string deeds =
       "has killed " + std::to_string(entry.deaths) +
-      " workers, one of them while nothing else ran there; the last: " + unit.first_exit;
+      " workers, one of them while nothing else ran there; the last: " + unit.life->first_exit;
   const std::string path = host_->keep(record(entry, deeds));
   return make_error({ErrorCode::poison_request,
                      where(entry) + " " + deeds + "; it is not run again" +
@@ -309,25 +317,24 @@ void Engine::mourn_mesh(Unit& unit) {
   const Refusal lost = make_error(
       {ErrorCode::worker_lost, "actor mesh '" + launch_.name + "': " + unit.failure, {}, false});
   while (!unit.queue.empty()) drop(unit.queue.front(), lost);
-  if (launch_.mesh && unit.was_healthy)
-    host_->report_actor_failure({launch_.name, static_cast<int>(unit.failed_rank), unit.failure});
+  if (launch_.mesh && unit.life->was_healthy)
+    host_->report_actor_failure(
+        {launch_.name, static_cast<int>(unit.life->failed_rank), unit.failure});
 }
 
 void Engine::schedule_restart(Unit& unit, const replicas::Death& death) {
   const auto now = SteadyClock::now();
   const replicas::Decision decision = replicas::on_exit(
       unit.history, restart_policy(launch_.options.restart), death, now, jitter());
-  const std::string name =
-      "replica " + std::to_string(unit.idx) + " of service '" + launch_.name + "': " + unit.failure;
-  const LogLevel level = unit.draining ? LogLevel::info : LogLevel::warning;
-  reset_life(unit);
+  const std::string name = name_of(unit) + " of service '" + launch_.name + "': " + unit.failure;
+  const LogLevel level = unit.life->draining ? LogLevel::info : LogLevel::warning;
   if (decision.action == replicas::Decision::Action::quarantine) {
     host_->log(LogLevel::error, name + "; it died too often and is quarantined");
     unit.state = ReplicaState::quarantined;
     const Refusal gone =
-        make_error({ErrorCode::unavailable,
-                    "replica " + std::to_string(unit.idx) + " of service '" + launch_.name +
-                        "' is quarantined after too many deaths (" + unit.failure + ")"});
+        make_error({ErrorCode::unavailable, name_of(unit) + " of service '" + launch_.name +
+                                                "' is quarantined after too many deaths (" +
+                                                unit.failure + ")"});
     while (!unit.queue.empty()) drop(unit.queue.front(), gone);
     if (!anything_can_come_back()) {
       while (!waiting_.empty()) drop(waiting_.front(), gone);
@@ -349,14 +356,6 @@ void Engine::schedule_restart(Unit& unit, const replicas::Death& death) {
       self->launch_replica(unit);
     }
   });
-}
-
-void Engine::reset_life(Unit& unit) {
-  unit.first_exit.clear();
-  unit.verdict.clear();
-  unit.setup_error = {};
-  unit.culprit = 0;
-  unit.left = unit.draining = unit.fenced = unit.killed_from_outside = unit.was_healthy = false;
 }
 
 }  // namespace forge::core

@@ -17,13 +17,14 @@ void Engine::restart_replicas() {
       engine.changed_.notify_all();
     }
   } done{*this};  // before the lock goes
-  for (auto& unit : units_) replace(lock, *unit);
+  // Spares first, so that those which step in are new, too.
+  for (const auto& unit : spares_) replace(lock, *unit);
+  for (const auto& unit : units_) replace(lock, *unit);
 }
 
 void Engine::replace(Lock& lock, Unit& unit) {
   const auto ended = [&] { return state_ != State::serving; };
-  const std::string name =
-      "replica " + std::to_string(unit.idx) + " of service '" + launch_.name + "'";
+  const std::string name = name_of(unit) + " of service '" + launch_.name + "'";
   changed_.wait(lock, [&] {
     return ended() || unit.state == ReplicaState::healthy ||
            unit.state == ReplicaState::quarantined;
@@ -52,7 +53,7 @@ void Engine::replace(Lock& lock, Unit& unit) {
 /// What has not been sent goes elsewhere; calls of sessions wait for the end of those before them.
 void Engine::drain_unit(Unit& unit) {
   retire(unit);
-  unit.draining = true;
+  unit.life->draining = true;
   move_queue(unit, false);
   if (!healthy_.empty()) dispatch_waiting();
   if (unit.in_flight.empty()) send_stop(unit);
@@ -71,7 +72,7 @@ void Engine::move_queue(Unit& unit, bool sessions) {
 }
 
 void Engine::send_stop(Unit& unit) {
-  for (Rank& rank : unit.ranks) {
+  for (Rank& rank : unit.life->ranks) {
     if (!rank.alive || !rank.channel->has_room()) continue;
     shm::RequestSlot stop{};
     stop.kind = shm::RequestKind::stop;

@@ -113,6 +113,7 @@ Service& Service::operator=(Service&& other) noexcept {
 Service::~Service() { detail::close(engine_, std::uncaught_exceptions() > 0); }
 const std::string& Service::name() const { return detail::require(engine_).launch().name; }
 std::vector<ReplicaStatus> Service::replicas() const { return detail::require(engine_).replicas(); }
+std::vector<ReplicaStatus> Service::spares() const { return detail::require(engine_).spares(); }
 ServiceCounters Service::counters() const { return detail::require(engine_).counters(); }
 ServiceMetrics Service::get_metrics() const { return detail::require(engine_).metrics(); }
 MetricsSummary Service::get_metrics_summary() const {

@@ -38,10 +38,18 @@ std::shared_ptr<Channel> Channel::over(shm::Segment requests, shm::Segment respo
                                        const ChannelSpec& spec) {
   auto& file = *reinterpret_cast<shm::RequestFile*>(requests.data());
   file.header = shm::make_header(requests.size(), spec.incarnation);
-  file.identity = {spec.replica, spec.rank, spec.procs, static_cast<std::uint32_t>(spec.wait),
-                   spec.cpu,     spec.calls};
+  file.identity = {spec.rank, spec.procs, static_cast<std::uint32_t>(spec.wait), spec.cpu,
+                   spec.calls};
   auto memory = std::make_shared<AnswerMemory>(std::move(responses));
-  return std::shared_ptr<Channel>(new Channel(std::move(requests), std::move(memory)));
+  auto channel = std::shared_ptr<Channel>(new Channel(std::move(requests), std::move(memory)));
+  channel->assign(spec.replica, spec.incarnation);
+  return channel;
+}
+
+void Channel::assign(std::uint32_t replica, std::uint64_t incarnation) {
+  // Relaxed: the next request that is published takes it along.
+  request_->assignment.replica.store(replica, std::memory_order_relaxed);
+  request_->assignment.incarnation.store(incarnation, std::memory_order_relaxed);
 }
 
 Channel::Channel(shm::Segment request_segment, std::shared_ptr<AnswerMemory> answers)

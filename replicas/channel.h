@@ -101,6 +101,8 @@ class Channel {
   void close_fds();
 
   // ---- pushing [lock]
+  /// Whose life the worker lives from its next call on. Precondition: it has no call.
+  void assign(std::uint32_t replica, std::uint64_t incarnation);
   bool has_room(std::uint64_t slots = 1) {
     return outstanding_ + slots <= shm::kWindow && requests_.room(slots) >= slots;
   }

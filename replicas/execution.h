@@ -58,8 +58,12 @@ class Execution final : public Context, private detail::ResultSink {
   // Context
   int rank() const override { return static_cast<int>(identity().rank); }
   int procs() const override { return static_cast<int>(identity().procs); }
-  int replica() const override { return static_cast<int>(identity().replica); }
-  std::uint64_t incarnation() const override { return place_.requests.header.incarnation; }
+  int replica() const override {
+    return static_cast<int>(place_.requests.assignment.replica.load(std::memory_order_relaxed));
+  }
+  std::uint64_t incarnation() const override {
+    return place_.requests.assignment.incarnation.load(std::memory_order_relaxed);
+  }
   const std::string& sess_id() const override { return sess_id_; }
   int device() const override { return place_.backend.device().ordinal; }
   Group& group() const override { return place_.group.get(); }

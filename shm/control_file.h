@@ -17,7 +17,7 @@
 namespace forge::shm {
 
 inline constexpr std::uint64_t kMagic = 0x31'45'47'52'4F'46ULL;  // "FORGE1"
-inline constexpr std::uint32_t kLayoutVersion = 2;
+inline constexpr std::uint32_t kLayoutVersion = 3;
 
 /// Calls that are in a worker's ring or running there at most; the rest wait in the controller.
 inline constexpr std::uint64_t kWindow = 256;
@@ -115,7 +115,7 @@ struct FileHeader {
   std::uint32_t version;
   std::uint32_t window;
   std::uint64_t file_size;
-  std::uint64_t incarnation;
+  std::uint64_t incarnation;  ///< that the file was made for
 };
 
 /// A futex word that wakes a sleeper. Counts rings; alone on its line.
@@ -125,7 +125,6 @@ struct alignas(128) Bell {
 
 /// Which worker a file pair is for.
 struct WorkerIdentity {
-  std::uint32_t replica;
   std::uint32_t rank;
   std::uint32_t procs;
   std::uint32_t wait;   ///< forge::Wait
@@ -133,10 +132,17 @@ struct WorkerIdentity {
   std::uint32_t calls;  ///< that may run at once; at least 1
 };
 
+/// Whose life the worker lives. Changes once at most, while it has no call: when a spare takes over.
+struct Assignment {
+  std::atomic<std::uint64_t> incarnation;
+  std::atomic<std::uint32_t> replica;
+};
+
 /// Written by the controller alone.
 struct RequestFile {
   FileHeader header;
   WorkerIdentity identity;
+  Assignment assignment;
   RingIndex requests_tail;
   RingIndex responses_head;
   RingIndex releases_tail;
@@ -205,7 +211,8 @@ static_assert(offsetof(RequestSlot, block) == 8 && offsetof(RequestSlot, head_si
 static_assert(offsetof(RequestSlot, deadline_ns) == 32 && offsetof(RequestSlot, kind) == 54);
 static_assert(offsetof(RequestSlot, lockstep) == 56);
 static_assert(sizeof(ResponseSlot) == 128 && offsetof(ResponseSlot, answer) == 32);
-static_assert(sizeof(FileHeader) == 32 && sizeof(WorkerIdentity) == 24);
+static_assert(sizeof(FileHeader) == 32 && sizeof(WorkerIdentity) == 20);
+static_assert(offsetof(RequestFile, assignment) == 56);
 static_assert(offsetof(RequestFile, requests_tail) == 128 &&
               offsetof(RequestFile, requests) == 640);
 static_assert(offsetof(RequestFile, releases) == 640 + kWindow * 64);

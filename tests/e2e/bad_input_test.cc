@@ -242,7 +242,7 @@ TEST_F(BadInput, TimesThatAreNone) {
 
 TEST_F(BadInput, WhatIsNotThereYetSaysSo) {
   refused<NotSupported>({.autoscaling = {.enabled = true}});
-  refused<NotSupported>({.spares = 1});
+  refused<InvalidArgument>({.spares = -1});
 }
 
 TEST_F(BadInput, RoutersThatNobodyKnows) {

@@ -110,6 +110,16 @@ TEST_F(OutputTest, EveryRankOfEveryReplicaHasItsName) {
   EXPECT_THAT(err.lines(), ::testing::UnorderedElementsAreArray(expected_err));
 }
 
+TEST_F(OutputTest, ASpareGoesByTheNameOfTheReplicaItBecomes) {
+  const Captured out(STDOUT_FILENO);
+  const Service service = talk({.spares = 1});
+  kill_and_wait(pids_of(service).at(0));
+  ASSERT_TRUE(wait_restarted(service, 0, 1));
+  value_of(service.endpoint<Print>("print").route("mine\n"));
+  EXPECT_TRUE(wait_until([&] { return out.lines_of("talk/0.0") == Lines{"ready", "mine"}; }));
+  EXPECT_THAT(out.lines_of("talk/spare0.0"), ::testing::Contains("ready"));
+}
+
 TEST_F(OutputTest, AWholeLineIsSeenWhileTheWorkerLives) {
   const Captured out(STDOUT_FILENO);
   const Service service = talk();

@@ -354,7 +354,8 @@ TEST(ChannelFiles, SayWhoseTheyAre) {
   const auto& file = *reinterpret_cast<const shm::RequestFile*>(requests.data());
   EXPECT_EQ(shm::invalid(file.header, requests.size()), "");
   EXPECT_EQ(file.header.incarnation, 9u);
-  EXPECT_EQ(file.identity.replica, 1u);
+  EXPECT_EQ(file.assignment.replica, 1u);
+  EXPECT_EQ(file.assignment.incarnation, 9u);
   EXPECT_EQ(file.identity.rank, 2u);
   EXPECT_EQ(file.identity.procs, 4u);
   EXPECT_EQ(file.identity.wait, static_cast<std::uint32_t>(Wait::block));

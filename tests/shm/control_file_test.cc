@@ -56,8 +56,8 @@ TEST(FileHeader, SaysWhatIsWrongWithIt) {
 
 /// If this fails, raise kLayoutVersion and write the new offsets here: worker and library of two
 /// builds must not take one layout for the other.
-TEST(Layout, OfVersionTwoIsThis) {
-  ASSERT_EQ(kLayoutVersion, 2u);
+TEST(Layout, OfVersionThreeIsThis) {
+  ASSERT_EQ(kLayoutVersion, 3u);
   EXPECT_EQ(kWindow, 256u);
   EXPECT_EQ(kReleases, 1024u);
   EXPECT_EQ(
@@ -96,11 +96,13 @@ TEST(Layout, OfVersionTwoIsThis) {
                      {"flags", 31},
                      {"answer", 32}}));
   EXPECT_EQ((Offsets{OFFSET(RequestFile, header), OFFSET(RequestFile, identity),
-                     OFFSET(RequestFile, requests_tail), OFFSET(RequestFile, responses_head),
-                     OFFSET(RequestFile, releases_tail), OFFSET(RequestFile, worker_bell),
-                     OFFSET(RequestFile, requests), OFFSET(RequestFile, releases)}),
+                     OFFSET(RequestFile, assignment), OFFSET(RequestFile, requests_tail),
+                     OFFSET(RequestFile, responses_head), OFFSET(RequestFile, releases_tail),
+                     OFFSET(RequestFile, worker_bell), OFFSET(RequestFile, requests),
+                     OFFSET(RequestFile, releases)}),
             (Offsets{{"header", 0},
                      {"identity", 32},
+                     {"assignment", 56},
                      {"requests_tail", 128},
                      {"responses_head", 256},
                      {"releases_tail", 384},

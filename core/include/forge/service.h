@@ -43,6 +43,7 @@ struct ServiceCounters {
   std::uint64_t refused = 0;       ///< answers that did not fit the ledger and were not counted
   std::uint64_t poisoned = 0;      ///< idempotent requests that killed workers and were given up
   std::uint64_t violations = 0;    ///< workers that wrote what no worker writes, and were killed
+  std::uint64_t takeovers = 0;     ///< replicas that a spare stepped in for
   std::uint64_t copied_bytes = 0;  ///< of tensors and byte blocks, once, into the arena
 };
 
@@ -475,6 +476,8 @@ class Service {
 
   const std::string& name() const;
   std::vector<ReplicaStatus> replicas() const;
+  /// Options::spares of them; `idx` counts on behind the replicas.
+  std::vector<ReplicaStatus> spares() const;
   ServiceCounters counters() const;
   ServiceMetrics get_metrics() const;
   MetricsSummary get_metrics_summary() const;

@@ -63,7 +63,7 @@ struct Options {
   Wait wait = Wait::adaptive;
   std::vector<int> cpus = {};  ///< cores that workers are pinned to, in turn; empty: not pinned
   std::chrono::nanoseconds start_timeout = std::chrono::minutes(10);
-  int spares = 0;
+  int spares = 0;  ///< replicas that are up and idle, and take over for one that dies
   bool gpu_share = false;
   /// By endpoint name, in place of what the plugin registered.
   std::map<std::string, EndpointOptions> endpoints = {};
