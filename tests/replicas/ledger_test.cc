@@ -190,6 +190,19 @@ TEST(Ledger, AcceptsOnlyTheChosenRank) {
 
 // ---- what becomes of an entry whose replica died
 
+/// A call whose replica dies time and again.
+struct Unlucky {
+  explicit Unlucky(bool idempotent) { entry.idempotent = idempotent; }
+  Verdict die(bool started, Blame blame = Blame::nobody) {
+    ledger.sent(entry, 0, ++deaths, 1);
+    return ledger.lost(entry, started, blame);
+  }
+
+  Ledger ledger;
+  Entry& entry = ledger.open(0);
+  std::uint64_t deaths = 0;
+};
+
 struct LostCase {
   bool idempotent;
   std::vector<bool> started;  // per death
@@ -216,20 +229,17 @@ TEST(LedgerLost, DecidesByWhatHadStarted) {
        3},
   };
   for (const LostCase& one : cases) {
-    Ledger ledger;
-    Entry& entry = ledger.open(0);
-    entry.idempotent = one.idempotent;
+    Unlucky call(one.idempotent);
     for (std::size_t death = 0; death < one.started.size(); ++death) {
-      ledger.sent(entry, 0, death + 1, 1);
-      const Verdict verdict = ledger.lost(entry, one.started[death]);
+      const Verdict verdict = call.die(one.started[death]);
       EXPECT_EQ(verdict, one.verdicts[death]) << "death " << death;
       if (verdict != Verdict::lost) {
-        EXPECT_EQ(entry.state, EntryState::queued);
+        EXPECT_EQ(call.entry.state, EntryState::queued);
       }
     }
-    EXPECT_EQ(entry.executions, one.executions);
-    EXPECT_LE(entry.executions, kMaxExecutions);
-    EXPECT_EQ(ledger.open_entries(), 1u) << "closing it is the engine's";
+    EXPECT_EQ(call.entry.executions, one.executions);
+    EXPECT_LE(call.entry.executions, kMaxExecutions);
+    EXPECT_EQ(call.ledger.open_entries(), 1u) << "closing it is the engine's";
   }
 }
 
@@ -258,13 +268,10 @@ TEST(LedgerLost, TellsPoisonFromBadLuck) {
       {false, {kAlone}, V::lost},
   };
   for (const PoisonCase& one : cases) {
-    Ledger ledger;
-    Entry& entry = ledger.open(0);
-    entry.idempotent = one.idempotent;
+    Unlucky call(one.idempotent);
     for (std::size_t death = 0; death < one.deaths.size(); ++death) {
-      ledger.sent(entry, 0, death + 1, 1);
       const bool last = death + 1 == one.deaths.size();
-      EXPECT_EQ(ledger.lost(entry, true, one.deaths[death]), last ? one.last : V::retry)
+      EXPECT_EQ(call.die(true, one.deaths[death]), last ? one.last : V::retry)
           << "case " << &one - cases << ", death " << death;
     }
   }

@@ -46,41 +46,47 @@ TEST_P(Settling, TellsWhatMayHappenFromWhatMustNot) {
   EXPECT_EQ(ledger.violations()[0].number, 7u);
 }
 
+Case may(Kind kind, Outcome outcome, unsigned started, unsigned finished,
+         const ChaosRules& rules = kKillsOnly) {
+  return {{7, kind, outcome, true, started, finished}, rules, ""};
+}
+Case must_not(Kind kind, Outcome outcome, unsigned started, unsigned finished,
+              const std::string& said, const ChaosRules& rules = kAllFaults) {
+  return {{7, kind, outcome, true, started, finished}, rules, said};
+}
+
 INSTANTIATE_TEST_SUITE_P(
     MayHappen, Settling,
-    ::testing::Values(
-        Case{{7, Kind::plain, Outcome::ok, true, 1, 1}, kKillsOnly, ""},
-        Case{{7, Kind::plain, Outcome::worker_lost, true, 1, 0}, kKillsOnly, ""},
-        Case{{7, Kind::plain, Outcome::worker_lost, true, 1, 1}, kKillsOnly, ""},
-        Case{{7, Kind::plain, Outcome::worker_lost, true, 0, 0}, kKillsOnly, ""},
-        Case{{7, Kind::idempotent, Outcome::ok, true, 3, 1}, kKillsOnly, ""},
-        Case{{7, Kind::idempotent, Outcome::worker_lost, true, 3, 0}, kAllFaults, ""},
-        Case{{7, Kind::batched_idempotent, Outcome::poison_request, true, 2, 0}, kAllFaults, ""},
-        Case{{7, Kind::strict_session, Outcome::session_lost, true, 0, 0}, kKillsOnly, ""},
-        Case{{7, Kind::share, Outcome::no_healthy_replicas, true, 0, 0}, kKillsOnly, ""},
-        Case{{7, Kind::deadline, Outcome::deadline_exceeded, true, 1, 0}, kKillsOnly, ""}));
+    ::testing::Values(may(Kind::plain, Outcome::ok, 1, 1),
+                      may(Kind::plain, Outcome::worker_lost, 1, 0),
+                      may(Kind::plain, Outcome::worker_lost, 1, 1),
+                      may(Kind::plain, Outcome::worker_lost, 0, 0),
+                      may(Kind::idempotent, Outcome::ok, 3, 1),
+                      may(Kind::idempotent, Outcome::worker_lost, 3, 0, kAllFaults),
+                      may(Kind::batched_idempotent, Outcome::poison_request, 2, 0, kAllFaults),
+                      may(Kind::strict_session, Outcome::session_lost, 0, 0),
+                      may(Kind::share, Outcome::no_healthy_replicas, 0, 0),
+                      may(Kind::deadline, Outcome::deadline_exceeded, 1, 0)));
 
 INSTANTIATE_TEST_SUITE_P(
     MustNotHappen, Settling,
     ::testing::Values(
-        Case{{7, Kind::plain, Outcome::lost, true, 0, 0}, kAllFaults, "never answered"},
-        Case{{7, Kind::plain, Outcome::wrong, true, 1, 1}, kAllFaults, "something else"},
-        Case{{7, Kind::plain, Outcome::ok, true, 2, 2}, kAllFaults, "executed 2 times, 1 allowed"},
-        Case{{7, Kind::idempotent, Outcome::ok, true, 4, 1}, kAllFaults, "executed 4 times"},
-        Case{{7, Kind::tensor, Outcome::ok, true, 0, 0}, kAllFaults, "without having been"},
-        Case{{7, Kind::tensor, Outcome::ok, true, 1, 0}, kAllFaults, "without having been"},
+        must_not(Kind::plain, Outcome::lost, 0, 0, "never answered"),
+        must_not(Kind::plain, Outcome::wrong, 1, 1, "something else"),
+        must_not(Kind::plain, Outcome::ok, 2, 2, "executed 2 times, 1 allowed"),
+        must_not(Kind::idempotent, Outcome::ok, 4, 1, "executed 4 times"),
+        must_not(Kind::tensor, Outcome::ok, 0, 0, "without having been"),
+        must_not(Kind::tensor, Outcome::ok, 1, 0, "without having been"),
         Case{{7, Kind::plain, Outcome::worker_lost, false, 0, 0}, kAllFaults, "been replayed"},
-        Case{{7, Kind::idempotent, Outcome::worker_lost, true, 3, 0}, kKillsOnly, "idempotent"},
-        Case{{7, Kind::idempotent, Outcome::poison_request, true, 2, 0}, kKillsOnly, "poison"},
-        Case{{7, Kind::plain, Outcome::poison_request, true, 1, 0}, kAllFaults, "poison"},
-        Case{{7, Kind::session, Outcome::session_lost, true, 0, 0}, kAllFaults, "session_lost"},
-        Case{{7, Kind::strict_session, Outcome::session_lost, true, 1, 0},
-             kAllFaults,
-             "says that it was not"},
-        Case{{7, Kind::plain, Outcome::deadline_exceeded, true, 0, 0}, kAllFaults, "deadline"},
-        Case{{7, Kind::plain, Outcome::no_healthy_replicas, true, 0, 0}, kAllFaults, "healthy"},
-        Case{{7, Kind::plain, Outcome::backpressure, true, 0, 0}, kAllFaults, "backpressure"},
-        Case{{7, Kind::plain, Outcome::other, true, 0, 0}, kAllFaults, "other"}));
+        must_not(Kind::idempotent, Outcome::worker_lost, 3, 0, "idempotent", kKillsOnly),
+        must_not(Kind::idempotent, Outcome::poison_request, 2, 0, "poison", kKillsOnly),
+        must_not(Kind::plain, Outcome::poison_request, 1, 0, "poison"),
+        must_not(Kind::session, Outcome::session_lost, 0, 0, "session_lost"),
+        must_not(Kind::strict_session, Outcome::session_lost, 1, 0, "says that it was not"),
+        must_not(Kind::plain, Outcome::deadline_exceeded, 0, 0, "deadline"),
+        must_not(Kind::plain, Outcome::no_healthy_replicas, 0, 0, "healthy"),
+        must_not(Kind::plain, Outcome::backpressure, 0, 0, "backpressure"),
+        must_not(Kind::plain, Outcome::other, 0, 0, "other")));
 
 TEST(ChaosLedger, CountsWhatWasLostAndDoubled) {
   ChaosLedger ledger(kAllFaults);
