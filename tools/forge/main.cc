@@ -10,11 +10,7 @@ namespace {
 
 int replay(const std::string& path) {
   const auto recording = forge::replicas::load_recording(path);
-  if (!recording) {
-    std::fprintf(stderr, "forge: %s\n", recording.error().what());
-    return 2;
-  }
-  if (!recording->program.empty()) {
+  if (recording && !recording->program.empty()) {
     std::fprintf(stderr,
                  "forge: the actor is linked into %s; run  %s %s %s  (its main() calls "
                  "forge::init)\n",
@@ -22,7 +18,7 @@ int replay(const std::string& path) {
                  forge::replicas::kReplayFlag, path.c_str());
     return 2;
   }
-  return forge::replicas::replay(*recording);
+  return forge::replicas::run_replay(path);
 }
 
 }  // namespace
