@@ -19,23 +19,13 @@ constexpr int kSessions = 4;
 /// Violations after which a client stops: the report shows fewer.
 constexpr std::uint64_t kHopeless = 1000;
 
+/// Outcomes that are errors have the names of their codes.
 ChaosOutcome outcome_of(const Error& error) {
-  switch (error.error_code()) {
-    case ErrorCode::worker_lost:
-      return ChaosOutcome::worker_lost;
-    case ErrorCode::poison_request:
-      return ChaosOutcome::poison_request;
-    case ErrorCode::session_lost:
-      return ChaosOutcome::session_lost;
-    case ErrorCode::backpressure:
-      return ChaosOutcome::backpressure;
-    case ErrorCode::deadline_exceeded:
-      return ChaosOutcome::deadline_exceeded;
-    case ErrorCode::no_healthy_replicas:
-      return ChaosOutcome::no_healthy_replicas;
-    default:
-      return ChaosOutcome::other;
+  for (std::size_t i = 0; i < kChaosOutcomes; ++i) {
+    const auto outcome = static_cast<ChaosOutcome>(i);
+    if (error.code() == to_string(outcome)) return outcome;
   }
+  return ChaosOutcome::other;
 }
 
 bool maybe_executed(const Error& error) {
