@@ -276,6 +276,22 @@ std::vector<std::string> Plugin::actors() const {
 
 const std::string& Plugin::path() const { return manifest_->plugin; }
 
+void Service::update(const Plugin& plugin) const {
+  if (!engine_) throw Stopped("this handle has been moved from; use the one it was moved to");
+  const std::string& name = engine_->launch().actor;
+  const auto* const actor = plugin.manifest_->find(name);
+  if (actor == nullptr) {
+    throw UnknownActor("service '" + engine_->launch().name + "' cannot be updated to '" +
+                       plugin.path() + "': it has no actor '" + name +
+                       "'; it has: " + list(plugin.actors()));
+  }
+  if (!plugin.manifest_->trusted && !plugin.path().empty()) {
+    if (const Status status = replicas::check_plugin_file(plugin.path()); !status.ok())
+      throw_status(status);
+  }
+  engine_->update(plugin.path(), *actor);
+}
+
 // ---- Controller
 
 Controller::Controller(ControllerOptions options) : trust_plugins_(options.trust_plugins) {

@@ -45,6 +45,7 @@ Result<std::shared_ptr<Engine>> Engine::create(std::shared_ptr<Host> host, Launc
             engine->pulse_period_, std::max<std::chrono::nanoseconds>(*limit / 4, kFastestPulse));
       }
     }
+    engine->bound_.resize(engine->actor_->endpoints.size());
     engine->endpoint_metrics_.resize(engine->actor_->endpoints.size());
     engine->slabs_.resize(engine->actor_->endpoints.size());
     engine->forming_ = std::vector<Forming>(engine->actor_->endpoints.size());
@@ -78,12 +79,10 @@ Engine::~Engine() = default;
 detail::EndpointRef Engine::bind(std::string_view endpoint, const std::string& signature,
                                  bool wants_mesh) {
   require_no_fork();
-  {
-    const Lock lock(mutex_);
-    if (state_ != State::serving)
-      throw Stopped("service '" + launch_.name +
-                    "' has been shut down; it has no endpoints any more");
-  }
+  const Lock lock(mutex_);
+  if (state_ != State::serving)
+    throw Stopped("service '" + launch_.name +
+                  "' has been shut down; it has no endpoints any more");
   std::string names;
   for (std::size_t i = 0; i < actor_->endpoints.size(); ++i) {
     const auto& candidate = actor_->endpoints[i];
@@ -103,6 +102,12 @@ detail::EndpointRef Engine::bind(std::string_view endpoint, const std::string& s
                                           : "' answers a value per rank (return_first_rank_result "
                                             "= false); bind forge::ValueMesh<R>(…)"));
     }
+    if (!version_->offers[i] || (next_version_ && !next_version_->offers[i])) {
+      throw UnknownEndpoint("the plugin that service '" + launch_.name +
+                            "' is updated to has no endpoint '" + candidate.name + "' that is " +
+                            candidate.signature + "; start a new service for another one");
+    }
+    bound_[i] = true;
     return {shared_from_this(), static_cast<std::uint16_t>(i), wants_mesh, {}};
   }
   throw UnknownEndpoint("actor '" + launch_.actor + "' has no endpoint '" + std::string(endpoint) +
@@ -198,16 +203,7 @@ Refusal Engine::place(Lock& lock, detail::Writer& arguments, Payload*& payload) 
                            std::to_string(size) +
                            " wanted); wait for answers, drop tensors or raise arena_bytes"});
   }
-  if (free_payloads_.empty()) {
-    payloads_.push_back(std::make_unique<Payload>());
-    free_payloads_.push_back(payloads_.back().get());
-  }
-  payload = free_payloads_.back();
-  free_payloads_.pop_back();
-  payload->block = *block;
-  payload->size = size;
-  payload->head = static_cast<std::uint32_t>(arguments.head().size());
-  payload->users = 0;
+  payload = &take_payload(*block, size, arguments.head().size());
   counters_.copied_bytes +=
       size - std::min<std::size_t>(size, detail::align_up(payload->head, detail::kBlockAlignment));
   for (Tensor& tensor : arguments.residents()) {
@@ -226,6 +222,20 @@ Refusal Engine::place(Lock& lock, detail::Writer& arguments, Payload*& payload) 
   release(*payload);
   return make_error({ErrorCode::stopped,
                      "service '" + launch_.name + "' was shut down while a call was being made"});
+}
+
+Engine::Payload& Engine::take_payload(std::uint64_t block, std::uint64_t size, std::size_t head) {
+  if (free_payloads_.empty()) {
+    payloads_.push_back(std::make_unique<Payload>());
+    free_payloads_.push_back(payloads_.back().get());
+  }
+  Payload& payload = *free_payloads_.back();
+  free_payloads_.pop_back();
+  payload.block = block;
+  payload.size = size;
+  payload.head = static_cast<std::uint32_t>(head);
+  payload.users = 0;
+  return payload;
 }
 
 replicas::Entry& Engine::open(const detail::EndpointRef& endpoint, Payload& payload, Call* call,

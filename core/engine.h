@@ -78,6 +78,8 @@ class Engine final : public detail::Driver, public std::enable_shared_from_this<
   Status start();
   /// Replaces all replicas, one at a time (rolling.cc). Throws.
   void restart_replicas();
+  /// The same, with the actor as another plugin has it.
+  void update(const std::string& plugin, const replicas::ActorManifest& actor);
   /// Refuses new calls; with grace, lets the old ones finish; then stops. Idempotent.
   void shutdown(std::chrono::nanoseconds grace);
 
@@ -144,6 +146,15 @@ class Engine final : public detail::Driver, public std::enable_shared_from_this<
     std::vector<Tensor> residents;  // arena tensors the arguments refer to
   };
 
+  /// What workers run: the plugin that the service was started with, or one that it was updated to.
+  struct Version {
+    std::string plugin;  // path; empty: linked-in actors
+    std::string worker_path;
+    Payload* setup = nullptr;  // the setup call's; its own as long as it is used
+    std::vector<bool> offers;  // by endpoint: does it have it as the service says?
+  };
+  using VersionPtr = std::shared_ptr<const Version>;
+
   struct Rank {
     std::shared_ptr<replicas::Channel> channel;
     replicas::Process process;
@@ -162,6 +173,7 @@ class Engine final : public detail::Driver, public std::enable_shared_from_this<
 
   struct Life {  // one incarnation of a replica, from before its workers start until all are reaped
     Unit* unit = nullptr;  // whose it is; changes when a spare takes over
+    VersionPtr version;
     std::vector<Rank> ranks;
     std::uint64_t lockstep_calls = 0;  // sent to all ranks
     bool answered = false;             // a call
@@ -184,12 +196,14 @@ class Engine final : public detail::Driver, public std::enable_shared_from_this<
     bool spare = false;     // up, and given no calls: its life becomes that of a replica that dies
     ReplicaState state = ReplicaState::uninitialized;
     std::uint64_t incarnation = 0;
+    VersionPtr version;                       // of the next life
     LifePtr life = std::make_shared<Life>();  // the last one; never null
     Channels prepared;                        // control files of the next one
     replicas::EntryList queue;                // waiting for this replica
     replicas::EntryList in_flight;            // in push order
     replicas::RestartHistory history;
-    std::string failure;  // why it is not there
+    std::string failure;   // why it is not there
+    std::string rejected;  // why a new version did not come up here
     ReplicaMeter meter;
     std::size_t view = kUnseen;  // its place in healthy_
     bool stale = false;          // what routers see of its load is out of date
@@ -209,6 +223,7 @@ class Engine final : public detail::Driver, public std::enable_shared_from_this<
 
   // engine.cc, dispatch.cc [lock]
   Refusal place(Lock& lock, detail::Writer& arguments, Payload*& payload);
+  Payload& take_payload(std::uint64_t block, std::uint64_t size, std::size_t head);
   Refusal admit(const detail::EndpointRef& endpoint, detail::CallMode mode,
                 std::string_view session);
   Refusal send_all(const detail::EndpointRef& endpoint, detail::CallMode mode, Payload& payload,
@@ -278,6 +293,9 @@ class Engine final : public detail::Driver, public std::enable_shared_from_this<
   void update_healthy();
 
   // rolling.cc [lock]
+  void roll(const std::function<VersionPtr()>& target);
+  void roll_back(Lock& lock, const VersionPtr& from);
+  VersionPtr version_of(const std::string& plugin, const replicas::ActorManifest& actor);
   void replace(Lock& lock, Unit& unit);
   void drain_unit(Unit& unit);
   void move_queue(Unit& unit, bool sessions);
@@ -309,6 +327,7 @@ class Engine final : public detail::Driver, public std::enable_shared_from_this<
   std::string name_of(const Unit& unit) const;  ///< for messages
   std::string rank_name(const Unit& unit, std::uint32_t rank) const;
   Status make_channels(const Unit& unit, std::uint64_t incarnation, Channels& out) const;
+  Result<Payload*> make_setup(const std::string& plugin);
   void launch_replica(Unit& unit);
   bool take_over(Unit& unit);
   void spawn(const LifePtr& life);
@@ -334,7 +353,8 @@ class Engine final : public detail::Driver, public std::enable_shared_from_this<
   bool sort_out(Unit& unit);
   replicas::Blame blame(const Unit& unit, const replicas::Entry& entry, std::size_t started) const;
   void put_back(Unit& unit, replicas::Entry& entry);
-  replicas::Recording record(const replicas::Entry& entry, const std::string& reason) const;
+  replicas::Recording record(const Unit& unit, const replicas::Entry& entry,
+                             const std::string& reason) const;
   Refusal poison_error(const Unit& unit, const replicas::Entry& entry);
   void schedule_restart(Unit& unit, const replicas::Death& death);
   void mourn_mesh(Unit& unit);
@@ -377,7 +397,9 @@ class Engine final : public detail::Driver, public std::enable_shared_from_this<
   std::size_t processes_ = 0;           // [lock] started and not reaped, or being started
   ServiceCounters counters_;            // [lock]
   std::uint32_t next_rank_ = 0;         // [lock] choose()
-  Payload setup_;                       // [lock] as long as the service
+  VersionPtr version_;                  // [lock] what the service runs
+  VersionPtr next_version_;             // [lock] what it is being updated to; null: nothing
+  std::vector<bool> bound_;             // [lock] by endpoint: somebody may call it
   std::vector<std::byte> description_;  // [lock]
 
   Timeline timeline_;                              // [lock]

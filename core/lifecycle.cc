@@ -62,39 +62,51 @@ std::uint16_t free_port() {
 
 // ---- starting
 
-Status Engine::start() {
-  // The setup call's arguments live as long as the service: every incarnation reads them.
+/// The setup call's arguments live as long as their version: every incarnation reads them.
+Result<Engine::Payload*> Engine::make_setup(const std::string& plugin) {
   detail::Writer writer;
-  writer.array(3);
-  writer.string(launch_.plugin);
+  writer.array(4);
+  writer.string(plugin);
   writer.string(launch_.name);
   writer.string(launch_.actor);
+  // Requests number endpoints as they are numbered here, whatever their order in the plugin.
+  writer.array(actor_ == nullptr ? 0 : static_cast<std::uint32_t>(actor_->endpoints.size()));
+  if (actor_ != nullptr) {
+    for (const auto& endpoint : actor_->endpoints) writer.string(endpoint.name);
+  }
   const std::span<const std::byte> arguments(launch_.arguments);
   const std::size_t own = writer.head().size();
   const std::size_t head = own + launch_.arguments_head;
   const auto blobs = detail::blobs_of(arguments, launch_.arguments_head);
   const std::size_t blobs_at = detail::align_up(head, detail::kBlockAlignment);
-  setup_.size = blobs.empty() ? head : blobs_at + blobs.size();
-  setup_.head = static_cast<std::uint32_t>(head);
-
-  Lock lock(mutex_);
-  const auto block = arena_->allocate(setup_.size);
+  const std::size_t size = blobs.empty() ? head : blobs_at + blobs.size();
+  const auto block = arena_->allocate(size);
   if (!block) {
-    return {ErrorCode::payload_too_large,
-            "constructor arguments of " + std::to_string(setup_.size) +
-                " bytes do not fit the arena of service '" + launch_.name + "'; raise arena_bytes"};
+    return make_error(
+        {ErrorCode::payload_too_large, "constructor arguments of " + std::to_string(size) +
+                                           " bytes do not fit the arena of service '" +
+                                           launch_.name + "'; raise arena_bytes"});
   }
-  setup_.block = *block;
-  setup_.users = 1;
   std::memcpy(arena_->at(*block), writer.head().data(), own);
   if (launch_.arguments_head != 0)
     std::memcpy(arena_->at(*block) + own, arguments.data(), launch_.arguments_head);
   if (!blobs.empty()) std::memcpy(arena_->at(*block) + blobs_at, blobs.data(), blobs.size());
+  Payload& setup = take_payload(*block, size, head);
+  setup.users = 1;
+  return &setup;
+}
 
+Status Engine::start() {
+  Lock lock(mutex_);
+  auto setup = make_setup(launch_.plugin);
+  if (!setup) return to_status(setup.error());
+  version_ = std::make_shared<Version>(
+      Version{launch_.plugin, launch_.worker_path, *setup, std::vector<bool>(bound_.size(), true)});
   host_->engine_thread().add(shared_from_this());
   const auto all = everyone();
   for (Unit* const unit : all) {
     if (!start_error_.ok()) break;
+    unit->version = version_;
     launch_replica(*unit);
   }
   const bool in_time =
@@ -156,6 +168,7 @@ void Engine::launch_replica(Unit& unit) {
   if (take_over(unit)) return;
   unit.life = std::make_shared<Life>();
   unit.life->unit = &unit;
+  unit.life->version = unit.version;
   unit.state = unit.incarnation == 1 ? ReplicaState::uninitialized : ReplicaState::recovering;
   Channels channels = std::move(unit.prepared);
   unit.prepared.clear();
@@ -183,8 +196,8 @@ void Engine::launch_replica(Unit& unit) {
 /// The life of a spare that is up becomes the replica's next one, and the spare begins another.
 bool Engine::take_over(Unit& unit) {
   if (unit.spare) return false;
-  const auto up = std::find_if(spares_.begin(), spares_.end(), [](const auto& spare) {
-    return spare->state == ReplicaState::healthy;
+  const auto up = std::find_if(spares_.begin(), spares_.end(), [&](const auto& spare) {
+    return spare->state == ReplicaState::healthy && spare->life->version == unit.version;
   });
   if (up == spares_.end()) return false;
   Unit& spare = **up;
@@ -217,7 +230,7 @@ Result<replicas::Process> Engine::spawn_rank(const LifePtr& life, std::uint32_t 
   auto output = host_->output().open(rank_name(*life->unit, rank));
   if (!output) return output.error_ptr();
   replicas::SpawnSpec spec;
-  spec.path = launch_.worker_path;
+  spec.path = life->version->worker_path;
   spec.arguments = {"--forge-worker", std::to_string(::getpid())};
   spec.environment = environment(launch_, rank, master_port);
   spec.fds = {{output->out.get(), STDOUT_FILENO},
@@ -276,12 +289,13 @@ void Engine::spawn(const LifePtr& life) {  // on the watchdog thread
 void Engine::send_setup(Unit& unit) {
   replicas::Entry& entry = ledger_.open(0);
   entry.slot.kind = shm::RequestKind::setup;
-  entry.slot.block = setup_.block;
-  entry.slot.block_size = setup_.size;
-  entry.slot.head_size = setup_.head;
+  Payload& setup = *unit.life->version->setup;
+  entry.slot.block = setup.block;
+  entry.slot.block_size = setup.size;
+  entry.slot.head_size = setup.head;
   entry.home = unit.idx;
-  entry.payload = &setup_;
-  ++setup_.users;
+  entry.payload = &setup;
+  ++setup.users;
   if (next_pulse_ == SteadyTime::max()) begin_pulse();
   send(entry, unit);
 }

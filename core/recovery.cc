@@ -170,14 +170,21 @@ void Engine::bury(Unit& unit) {
   }
   if (unit.life->left)
     unit.failure = replaced ? "it is being replaced" : "an endpoint with restart_on_error failed";
+  // A new version that does not come up is given up at once, not again and again.
+  const bool rejected =
+      unit.version != version_ && !unit.life->was_healthy && !unit.life->killed_from_outside;
+  if (rejected) {
+    unit.rejected = unit.failure;
+    unit.version = version_;
+  }
   replicas::Death death;
   death.from_outside = unit.life->killed_from_outside;
-  death.kind = unit.life->left           ? replicas::DeathKind::serving_after_answer
-               : poisoned                ? replicas::DeathKind::by_poison
-               : !unit.life->was_healthy ? replicas::DeathKind::in_setup
-               : !working                ? replicas::DeathKind::idle
-               : unit.life->answered     ? replicas::DeathKind::serving_after_answer
-                                         : replicas::DeathKind::before_first_answer;
+  death.kind = unit.life->left || rejected ? replicas::DeathKind::serving_after_answer
+               : poisoned                  ? replicas::DeathKind::by_poison
+               : !unit.life->was_healthy   ? replicas::DeathKind::in_setup
+               : !working                  ? replicas::DeathKind::idle
+               : unit.life->answered       ? replicas::DeathKind::serving_after_answer
+                                           : replicas::DeathKind::before_first_answer;
   schedule_restart(unit, death);
 }
 
@@ -273,26 +280,28 @@ void Engine::put_back(Unit& unit, replicas::Entry& entry) {
 }
 
 /// All that a worker would need to run it again. [lock]
-replicas::Recording Engine::record(const replicas::Entry& entry, const std::string& reason) const {
+replicas::Recording Engine::record(const Unit& unit, const replicas::Entry& entry,
+                                   const std::string& reason) const {
+  const Version& version = *unit.life->version;
   replicas::Recording recording;
   recording.request = launch_.name + "." + endpoint_name(entry.slot.endpoint);
   recording.reason = reason;
-  if (launch_.plugin.empty()) {
+  if (version.plugin.empty()) {
     std::error_code none;
     recording.program = std::filesystem::read_symlink("/proc/self/exe", none);
   }
   recording.arena_bytes = arena_->size();
   recording.setup.kind = shm::RequestKind::setup;
-  recording.setup.block = setup_.block;
-  recording.setup.block_size = setup_.size;
-  recording.setup.head_size = setup_.head;
+  recording.setup.block = version.setup->block;
+  recording.setup.block_size = version.setup->size;
+  recording.setup.head_size = version.setup->head;
   recording.call = entry.slot;
   const auto add = [&](std::uint64_t offset, std::uint64_t size) {
     const std::byte* const bytes = arena_->at(offset);
     recording.pieces.push_back({offset, {bytes, bytes + size}});
   };
   const auto& payload = *static_cast<const Payload*>(entry.payload);
-  add(setup_.block, setup_.size);
+  add(version.setup->block, version.setup->size);
   add(payload.block, payload.size);
   for (const Tensor& tensor : payload.residents)
     add(tensor.storage()->home_offset + tensor.byte_offset(), tensor.bytes().size());
@@ -304,7 +313,7 @@ Refusal Engine::poison_error(const Unit& unit, const replicas::Entry& entry) {
   const std::string deeds =
       "has killed " + std::to_string(entry.deaths) +
       " workers, one of them while nothing else ran there; the last: " + unit.life->first_exit;
-  const std::string path = host_->keep(record(entry, deeds));
+  const std::string path = host_->keep(record(unit, entry, deeds));
   return make_error({ErrorCode::poison_request,
                      where(entry) + " " + deeds + "; it is not run again" +
                          (path.empty() ? "" : "; run it under a debugger: forge replay " + path),

@@ -1,4 +1,6 @@
 // Rolling replacement: one replica at a time finishes what it has, leaves, and comes back anew.
+#include <algorithm>
+
 #include "core/engine.h"
 #include "core/fork.h"
 #include "core/host.h"
@@ -7,6 +9,48 @@ namespace forge::core {
 
 void Engine::restart_replicas() {
   require_no_fork();
+  roll([] { return nullptr; });
+}
+
+void Engine::update(const std::string& plugin, const replicas::ActorManifest& actor) {
+  require_no_fork();
+  roll([&] { return version_of(plugin, actor); });
+}
+
+/// What the service's workers would be with this plugin. Throws SignatureMismatch if somebody who uses
+/// the service could notice.
+Engine::VersionPtr Engine::version_of(const std::string& plugin,
+                                      const replicas::ActorManifest& actor) {
+  const std::string worker = host_->worker_path(plugin);
+  const std::string who = "service '" + launch_.name + "' cannot be updated to '" + plugin + "': ";
+  if (actor.constructor != actor_->constructor) {
+    throw SignatureMismatch(who + "its actor '" + actor.name +
+                            "' is constructed from other arguments; start a new service");
+  }
+  auto version = std::make_shared<Version>();
+  for (std::size_t i = 0; i < actor_->endpoints.size(); ++i) {
+    const auto& old = actor_->endpoints[i];
+    const auto index = actor.index_of(old.name);
+    const auto* const now = index ? &actor.endpoints[*index] : nullptr;
+    const bool same = now != nullptr && now->signature == old.signature && now->kind == old.kind &&
+                      now->coroutine == old.coroutine;
+    version->offers.push_back(same);
+    if (same || !bound_[i]) continue;
+    throw SignatureMismatch(who + "its endpoint '" + old.name + "' " +
+                            (now == nullptr ? "is missing"
+                             : now->signature != old.signature
+                                 ? "is " + now->signature + " instead of " + old.signature
+                                 : "is registered in another way") +
+                            ", and the service's is in use; start a new service");
+  }
+  version->plugin = plugin;
+  version->worker_path = worker;
+  version->setup = std::move(make_setup(plugin)).value();
+  return version;
+}
+
+/// To another version, or (null) anew.
+void Engine::roll(const std::function<VersionPtr()>& target) {
   Lock lock(mutex_);
   changed_.wait(lock, [&] { return !rolling_; });
   rolling_ = true;
@@ -14,12 +58,46 @@ void Engine::restart_replicas() {
     Engine& engine;
     ~Done() {
       engine.rolling_ = false;
+      engine.next_version_ = nullptr;
       engine.changed_.notify_all();
     }
   } done{*this};  // before the lock goes
+  if (state_ != State::serving)
+    throw Stopped("service '" + launch_.name + "' has been shut down; it has no replicas any more");
+  const VersionPtr to = target();
+  next_version_ = to;
   // Spares first, so that those which step in are new, too.
-  for (const auto& unit : spares_) replace(lock, *unit);
-  for (const auto& unit : units_) replace(lock, *unit);
+  auto all = everyone();
+  std::rotate(all.begin(), all.begin() + static_cast<std::ptrdiff_t>(units_.size()), all.end());
+  try {
+    for (Unit* const unit : all) {
+      if (to) unit->version = to;
+      replace(lock, *unit);
+    }
+  } catch (const Error&) {
+    if (to) roll_back(lock, to);
+    throw;
+  }
+  if (to) release(*std::exchange(version_, to)->setup);
+}
+
+void Engine::roll_back(Lock& lock, const VersionPtr& from) {
+  for (Unit* const unit : everyone()) {
+    if (unit->version == from) unit->version = version_;
+  }
+  for (Unit* const unit : everyone()) {
+    if (unit->life->version != from || state_ != State::serving) continue;
+    try {
+      if (unit->state == ReplicaState::healthy) {
+        replace(lock, *unit);
+      } else {
+        fence(*unit);  // it still tries to come up
+      }
+    } catch (const Error& error) {
+      host_->log(LogLevel::error, error.what());
+    }
+  }
+  release(*from->setup);
 }
 
 void Engine::replace(Lock& lock, Unit& unit) {
@@ -30,6 +108,7 @@ void Engine::replace(Lock& lock, Unit& unit) {
            unit.state == ReplicaState::quarantined;
   });
   const std::uint64_t before = unit.incarnation;
+  unit.rejected.clear();
   if (unit.state == ReplicaState::quarantined && !ended()) {
     unit.history = {};
     launch_replica(unit);
@@ -39,11 +118,15 @@ void Engine::replace(Lock& lock, Unit& unit) {
   changed_.wait(lock, [&] { return ended() || unit.incarnation > before; });
   const bool settled =
       changed_.wait_until(lock, detail::from_now(launch_.options.start_timeout), [&] {
-        return ended() || unit.state == ReplicaState::healthy ||
+        return ended() || !unit.rejected.empty() || unit.state == ReplicaState::healthy ||
                unit.state == ReplicaState::quarantined;
       });
   if (ended())
     throw Stopped("service '" + launch_.name + "' was shut down while its replicas were replaced");
+  if (!unit.rejected.empty()) {
+    throw PluginError(name + " did not come up with '" + next_version_->plugin + "' (" +
+                      unit.rejected + "); the service goes on with '" + version_->plugin + "'");
+  }
   if (!settled || unit.state == ReplicaState::quarantined) {
     throw Unavailable(name + " did not come back (" + unit.failure +
                       "); those behind it were not replaced, and serve on");

@@ -3,7 +3,9 @@
 #include <cxxabi.h>
 #include <forge/payload.h>
 
+#include <algorithm>
 #include <exception>
+#include <numeric>
 #include <string>
 #include <utility>
 
@@ -95,6 +97,8 @@ Status ActorHost::create(std::string_view actor, detail::Reader& args) noexcept 
     try {
       actor_ = info->construct(*info, args, running);
       info_ = info;
+      numbers_.resize(info->endpoints.size());
+      std::iota(numbers_.begin(), numbers_.end(), std::size_t{0});
       return {};
     } catch (...) {
       return status_of_exception("the constructor of " + info->name, running);
@@ -113,13 +117,25 @@ Status ActorHost::setup() noexcept {
   });
 }
 
-void ActorHost::invoke(std::size_t endpoint, detail::Invocation& call) noexcept {
+void ActorHost::number(const std::vector<std::string>& names) {
+  if (names.empty()) return;
   const auto& endpoints = info_->endpoints;
+  numbers_.clear();
+  for (const std::string& name : names) {
+    const auto found = std::find_if(endpoints.begin(), endpoints.end(),
+                                    [&](const auto& endpoint) { return endpoint.name == name; });
+    numbers_.push_back(static_cast<std::size_t>(found - endpoints.begin()));
+  }
+}
+
+void ActorHost::invoke(std::size_t number, detail::Invocation& call) noexcept {
+  const auto& endpoints = info_->endpoints;
+  const std::size_t endpoint = resolve(number);
   bool coroutine = false;
   try {
     if (endpoint >= endpoints.size()) {
       throw UnknownEndpoint(info_->name + " has " + std::to_string(endpoints.size()) +
-                            " endpoints, no number " + std::to_string(endpoint) +
+                            " endpoints, no number " + std::to_string(number) +
                             "; use controller, worker and plugin of one build");
     }
     const detail::EndpointInfo& info = endpoints[endpoint];
@@ -136,7 +152,8 @@ void ActorHost::invoke(std::size_t endpoint, detail::Invocation& call) noexcept 
   if (!coroutine) call.sink.ended();
 }
 
-ErrorCode ActorHost::outcome(std::size_t endpoint, detail::Invocation& call) noexcept {
+ErrorCode ActorHost::outcome(std::size_t number, detail::Invocation& call) noexcept {
+  const std::size_t endpoint = resolve(number);
   if (!call.failure) return ErrorCode::ok;
   const Status status = guarded([&]() -> Status {
     const bool known = endpoint < info_->endpoints.size();

@@ -18,7 +18,9 @@
 #include <cstdint>
 #include <memory>
 #include <span>
+#include <string>
 #include <string_view>
+#include <vector>
 
 namespace forge::replicas {
 
@@ -32,7 +34,11 @@ class ActorHost {
   /// Runs the actor's setup(). Precondition: create() was ok.
   Status setup() noexcept;
 
-  /// Runs an endpoint, by its index in the manifest; `call.args` holds one reader per element,
+  /// From now on endpoints go by their index in `names`; none: by that in the manifest. A name that
+  /// the actor does not have is an UnknownEndpoint when it is called. Precondition: create() was ok.
+  void number(const std::vector<std::string>& names);
+
+  /// Runs an endpoint, by its index; `call.args` holds one reader per element,
   /// several for batched endpoints. `call.sink` hears ended() when it is over, which for a coroutine
   /// may be after this has returned. Precondition: create() was ok.
   void invoke(std::size_t endpoint, detail::Invocation& call) noexcept;
@@ -46,9 +52,15 @@ class ActorHost {
   const detail::ActorInfo* info() const { return info_; }
 
  private:
+  /// In the manifest; beyond its end: there is none.
+  std::size_t resolve(std::size_t endpoint) const {
+    return endpoint < numbers_.size() ? numbers_[endpoint] : info_->endpoints.size();
+  }
+
   std::unique_ptr<Module> module_;
   const detail::ActorInfo* info_ = nullptr;  // in *module_
   std::unique_ptr<ForgeActor> actor_;        // dies before the module
+  std::vector<std::size_t> numbers_;         // of endpoints, in the manifest
 };
 
 /// The exception that is being handled, as an ActorError's status: "<where>: <type>: <text>".

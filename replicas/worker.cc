@@ -217,10 +217,12 @@ bool Worker::set_up(const shm::RequestSlot& request) {
 bool Worker::set_up(detail::Reader& reader, shm::ResponseSlot& slot) {
   Status status;
   try {
-    if (reader.array() != 3) throw InvalidArgument("setup call of another build");
+    if (reader.array() != 4) throw InvalidArgument("setup call of another build");
     const std::string plugin(reader.string());
     const std::string service(reader.string());
     const std::string actor(reader.string());
+    std::vector<std::string> endpoints(reader.array());
+    for (std::string& name : endpoints) name = reader.string();
     LoadedPlugin loaded = load_plugin(plugin);
     status = loaded.status;
     writer_.reset();
@@ -233,6 +235,7 @@ bool Worker::set_up(detail::Reader& reader, shm::ResponseSlot& slot) {
       place_.host = &host_.emplace(std::move(loaded.module));
       status = host_->create(actor, reader);
     }
+    if (status.ok()) host_->number(endpoints);
     if (status.ok()) status = host_->setup();
     if (status.ok()) {
       writer_.nil();

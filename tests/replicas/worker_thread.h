@@ -105,10 +105,11 @@ class WorkerThread {
   Result<void> start_actor(const std::string& actor, const Args&... args) {
     start();
     writer_.reset();
-    writer_.array(3);
+    writer_.array(4);
     writer_.string("");
     writer_.string("test");
     writer_.string(actor);
+    writer_.array(0);  // endpoints go by their index in the manifest
     encode(args...);
     replicas::Entry& entry = open();
     entry.slot.kind = shm::RequestKind::setup;

@@ -134,6 +134,7 @@ class Plugin {
   const std::string& path() const;
 
  private:
+  friend void Service::update(const Plugin&) const;
   std::shared_ptr<core::Host> host_;
   std::shared_ptr<const replicas::Manifest> manifest_;
 };

@@ -457,6 +457,8 @@ class Session {
   const Session* outer_;  // of this thread
 };
 
+class Plugin;
+
 /// A running service. Move-only; the last handle shuts it down. Endpoints may outlive it: their
 /// calls answer Stopped.
 class Service {
@@ -503,6 +505,13 @@ class Service {
   /// but the callback thread. Throws Unavailable if one does not come back, with the rest untouched;
   /// Stopped.
   void restart_replicas() const;
+
+  /// Replaces the replicas as restart_replicas() does, with the actor of the same name in another
+  /// plugin. Endpoints keep the options they have here; those that only the new plugin has need a new
+  /// service. SignatureMismatch, and nothing is done, if it is constructed otherwise or an endpoint
+  /// that has been bound is missing or differs. PluginError, and all replicas have the old version
+  /// again, if one does not come up with the new one. Keep the old file until this returns.
+  void update(const Plugin& plugin) const;
 
   /// Drains within the controller's grace period, then stops: every future completes, every worker
   /// is reaped. Idempotent.
