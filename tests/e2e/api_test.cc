@@ -29,6 +29,7 @@ class CounterProgram : public ::testing::Test {
   Controller controller{quiet()};
   Plugin plugin = controller.load(plugin_path("counter"));
 };
+using TorchforgeDefect = CounterProgram;
 
 TEST_F(CounterProgram, AServiceOfTwoReplicasCounts) {
   EXPECT_THAT(plugin.actors(), ElementsAre("Counter"));
@@ -93,7 +94,7 @@ TEST_F(CounterProgram, ABatchedEndpointTakesSingleCalls) {
 
 // ---- binding
 
-TEST_F(CounterProgram, EndpointsAreCheckedWhenTheyAreBound) {
+TEST_F(TorchforgeDefect, AnUnknownEndpointAnswersAtOnce) {
   const Service counter = plugin.actor("Counter").as_service(0);
   EXPECT_THAT(message_of<UnknownEndpoint>([&] { (void)counter.endpoint<void()>("decr"); }),
               AllOf(HasSubstr("'Counter'"), HasSubstr("'decr'"), HasSubstr("incr"),

@@ -61,10 +61,11 @@ class BadInput : public ::testing::Test {
  private:
   Footprint before_;
 };
+using Fault = BadInput;
 
 // ---- plugins
 
-TEST_F(BadInput, PluginsThatAreNone) {
+TEST_F(Fault, PluginMissing) {
   EXPECT_THAT(not_loaded("/nowhere/libmissing.so"),
               AllOf(HasSubstr("does not exist"), HasSubstr("check the path")));
   EXPECT_THAT(not_loaded("libmissing.so"), HasSubstr("does not exist"));
@@ -86,7 +87,7 @@ TEST_F(BadInput, PluginsThatAreNone) {
   not_loaded(folder.file("half.so"));
 }
 
-TEST_F(BadInput, PluginsThatDoNotFit) {
+TEST_F(Fault, PluginOfAWrongAbi) {
   EXPECT_THAT(not_loaded(plugin_path("wrong_abi")),
               AllOf(HasSubstr("ABI"), HasSubstr("build it again")));
   EXPECT_THAT(not_loaded(plugin_path("wrong_layout")), HasSubstr("build it again"));
@@ -149,7 +150,7 @@ TEST_F(BadInput, ConstructorArguments) {
               HasSubstr("Counter"));
 }
 
-TEST_F(BadInput, ConstructorsThatFail) {
+TEST_F(Fault, ConstructorThrows) {
   const Plugin faulty = controller.load(plugin_path("faulty"));
   for (const char* actor : {"FaultyConstructor", "FaultySetup"}) {
     const auto start = [&](const std::string& fault) {
@@ -198,7 +199,7 @@ TEST_F(BadInput, GpusThatAreNotThere) {
               AllOf(HasSubstr("64 devices"), HasSubstr("num_replicas")));
 }
 
-TEST_F(BadInput, ArenasThatAreTooSmallOrTooLarge) {
+TEST_F(Fault, NotEnoughMemoryForSharedFiles) {
   EXPECT_THAT(refused<InvalidArgument>({.arena_bytes = 0}), HasSubstr("arena_bytes is 0"));
   EXPECT_THAT(refused<InvalidArgument>({.arena_bytes = 1000}), HasSubstr("262144"));
   const std::size_t memory = shm::available_memory();

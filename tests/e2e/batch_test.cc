@@ -51,6 +51,7 @@ class Batches : public ::testing::Test {
   Controller controller{quiet()};
   Plugin plugin = controller.load(plugin_path("batches"));
 };
+using TorchforgeDefect = Batches;
 
 TEST_F(Batches, LeaveWhenTheyAreFull) {
   const Service service = serve();
@@ -176,7 +177,7 @@ TEST_F(Batches, LoseElementsWhoseDeadlinePasses) {
   EXPECT_THAT(sizes(service), ElementsAre(4));
 }
 
-TEST_F(Batches, SurviveAMomentWithoutReplicas) {
+TEST_F(TorchforgeDefect, ABatcherSurvivesAMomentWithoutHealthyReplicas) {
   const Service service = serve(restart_at_once());
   const auto doubled = service.endpoint<Map>("doubled");
   for (int round = 0; round < 5; ++round) {

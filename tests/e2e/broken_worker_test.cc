@@ -109,12 +109,11 @@ class BrokenWorker : public ::testing::Test {
   std::atomic<std::uint64_t> wrong_{0};
   std::vector<std::thread> clients_;
 };
+using Fault = BrokenWorker;
 
-TEST_F(BrokenWorker, IsKilledWhenItWritesOverItsIndices) {
-  is_killed_each_time("scribble_indices");
-}
+TEST_F(Fault, CorruptPositionsInAResponseFile) { is_killed_each_time("scribble_indices"); }
 
-TEST_F(BrokenWorker, IsKilledWhenItWritesOverItsSlots) { is_killed_each_time("scribble_slots"); }
+TEST_F(Fault, CorruptAnswersInAResponseFile) { is_killed_each_time("scribble_slots"); }
 
 TEST_F(BrokenWorker, HarmsNobodyWithBytesAnywhere) {
   auto random = tests::seeded();

@@ -21,8 +21,9 @@ class Faults : public FaultyTest {
     return future;
   }
 };
+using Fault = Faults;
 
-TEST_F(Faults, ReplaysWhatNeverStartedAndLosesWhatHad) {
+TEST_F(Fault, WorkerKilledWhileExecuting) {
   Service service = start({.restart = restart_at_once()});
   auto running = occupy(service, 1);
   auto record = service.endpoint<Record>("record");
@@ -39,7 +40,7 @@ TEST_F(Faults, ReplaysWhatNeverStartedAndLosesWhatHad) {
   EXPECT_EQ(tally_.lines(), expected);
 }
 
-TEST_F(Faults, ReplaysOnAnotherReplicaWhatASleepingWorkerNeverSaw) {
+TEST_F(Fault, WorkerKilledBeforeAnExecutionStarted) {
   auto router = std::make_shared<PinRouter>(1);
   Service service = start({.num_replicas = 2,
                            .health_poll_rate = 1h,
@@ -54,7 +55,7 @@ TEST_F(Faults, ReplaysOnAnotherReplicaWhatASleepingWorkerNeverSaw) {
   EXPECT_EQ(tally_.count(7), 1);
 }
 
-TEST_F(Faults, RunsIdempotentCallsAgain) {
+TEST_F(Fault, WorkerKilledWhileExecutingAnIdempotentCall) {
   Service service = start({.restart = restart_at_once()});
   auto future = service.endpoint<RecordAndSleep>("record_and_sleep_idempotent")
                     .route(tally_.path(), 5, 1'000);
@@ -80,7 +81,7 @@ TEST_F(Faults, GivesAnIdempotentCallUpAfterThreeExecutions) {
   EXPECT_EQ(tally_.count(5), 3);
 }
 
-TEST_F(Faults, DeliversWhatWasPublishedBeforeTheDeath) {
+TEST_F(Fault, WorkerKilledAfterTheAnswerWasPublished) {
   auto hold = std::make_shared<HoldRouter>();
   Service service = start({.health_poll_rate = 1h,
                            .restart = restart_at_once(),
@@ -128,7 +129,7 @@ TEST_P(FatalEndpoint, LosesThatCallAlone) {
   for (const auto& [value, times] : tally_.counts()) EXPECT_EQ(times, 1) << value;
 }
 
-TEST_F(Faults, EndpointsThatThrowLeaveTheWorkerAlone) {
+TEST_F(Fault, EndpointThrows) {
   Service service = start({});
   const auto before = pids_of(service);
   const auto error =
@@ -140,7 +141,7 @@ TEST_F(Faults, EndpointsThatThrowLeaveTheWorkerAlone) {
   EXPECT_EQ(pids_of(service), before);
 }
 
-TEST_F(Faults, RouteWaitsForRecoveryWhenAllReplicasAreDead) {
+TEST_F(Fault, NoReplicaUsableWhileOneRecovers) {
   Service service = faulty_.actor("FaultySetup")
                         .options({.num_replicas = 2, .restart = restart_at_once()})
                         .as_service("sleep", std::int64_t{300}, "");
@@ -190,7 +191,7 @@ TEST_F(Faults, ShareThatHadStartedGetsItsOwnError) {
   }
 }
 
-TEST_F(Faults, CrashLoopIsQuarantinedAndTheRestGoesOn) {
+TEST_F(Fault, CrashLoop) {
   auto router = std::make_shared<PinRouter>(1);
   Service service = start({.num_replicas = 2,
                            .restart = {.backoff_initial = 1ms, .backoff_max = 1ms, .max_deaths = 2},
@@ -283,7 +284,7 @@ TEST_F(Faults, StartDoesNotHangWhenAReplicaDiesWhileAnotherIsStillStarting) {
   EXPECT_NE(outcome(result), "deadline_exceeded");
 }
 
-TEST_F(Faults, RestartIsTriedAgainWhenThePluginIsBack) {
+TEST_F(Fault, PluginMissingAtARestart) {
   const std::string plugin = folder_.file("libmoved.so");
   std::filesystem::copy_file(plugin_path("faulty"), plugin);
   Service service =
@@ -296,7 +297,7 @@ TEST_F(Faults, RestartIsTriedAgainWhenThePluginIsBack) {
   EXPECT_EQ(await(std::move(waiting)).value(), 1);
 }
 
-TEST_F(Faults, QuarantineAnswersCallsThatWaitedForAnyReplica) {
+TEST_F(Fault, NoReplicaUsableAndNoneComesBack) {
   const std::string plugin = folder_.file("libgone.so");
   std::filesystem::copy_file(plugin_path("faulty"), plugin);
   Service service = controller_.load(plugin)
@@ -330,6 +331,62 @@ TEST_F(Faults, ComesBackAfterRunningOutOfDescriptors) {
   EXPECT_TRUE(tried);
   EXPECT_EQ(outcome(await(std::move(running))), "worker_lost");
   EXPECT_EQ(outcome(await(std::move(waiting))), "ok");
+}
+
+/// Two replicas; the first one that dies does not come up again.
+class TorchforgeDefect : public Faults {
+ protected:
+  static ControllerOptions impatient() {
+    ControllerOptions options = quiet();
+    options.shutdown_grace = 100ms;
+    return options;
+  }
+  Service start_two(std::map<std::string, std::shared_ptr<Router>> routers = {}) {
+    std::ofstream(marker_) << "nobody is slow at first";
+    Service service =
+        plugin_.actor("FaultySetup")
+            .options(
+                {.num_replicas = 2, .restart = restart_at_once(), .routers = std::move(routers)})
+            .as_service("sleep", kForEver, marker_);
+    std::filesystem::remove(marker_);
+    return service;
+  }
+  /// The next life of the first that is killed sets itself up for ever.
+  void kill_for_good(const Service& service, std::size_t idx) {
+    kill_and_wait(service.replicas().at(idx).pids.at(0));
+    ASSERT_TRUE(wait_until([&] { return std::filesystem::exists(marker_); }));
+  }
+
+ private:
+  const std::string marker_ = folder_.file("slow");
+  Controller controller_{impatient()};
+  Plugin plugin_ = controller_.load(plugin_path("faulty"));
+};
+
+TEST_F(TorchforgeDefect, AQueueMovesWhenItsReplicaDies) {
+  auto router = std::make_shared<PinRouter>(0);
+  Service service = start_two({{"record_and_sleep", router}, {"record", router}});
+  auto running = occupy(service, -1);
+  auto record = service.endpoint<Record>("record");
+  std::vector<Future<void>> queued;  // more than a worker's ring holds
+  std::vector<std::int64_t> expected = {-1};
+  for (int value = 0; value < 600; ++value) {
+    queued.push_back(record.route(tally_.path(), value));
+    expected.push_back(value);
+  }
+  kill_for_good(service, 0);
+  EXPECT_EQ(outcome(await(std::move(running))), "worker_lost");
+  EXPECT_EQ(outcomes(queued), (Outcomes{{"ok", 600}}));
+  EXPECT_EQ(tally_.lines(), expected) << "once each, and in order";
+}
+
+TEST_F(TorchforgeDefect, ASlowRecoveryDoesNotDelayAnother) {
+  Service service = start_two();
+  kill_for_good(service, 0);
+  kill_and_wait(service.replicas().at(1).pids.at(0));
+  ASSERT_TRUE(wait_restarted(service, 1, 1));
+  EXPECT_EQ(service.endpoint<std::int64_t(std::int64_t)>("echo").route(1).get(), 1);
+  EXPECT_EQ(service.replicas().at(0).state, ReplicaState::recovering);
 }
 
 TEST_F(Faults, QueueLimitsDoNotBindCallsThatMoveAfterADeath) {

@@ -29,13 +29,15 @@ class Hardening : public FaultyTest {
     return endpoints;
   }
 };
+using Fault = Hardening;
+using TorchforgeDefect = Hardening;
 
 // ---- poison
 
-class Poison : public Hardening, public ::testing::WithParamInterface<const char*> {};
-INSTANTIATE_TEST_SUITE_P(All, Poison, ::testing::Values("abort", "segfault"));
+class FaultOf : public Hardening, public ::testing::WithParamInterface<const char*> {};
+INSTANTIATE_TEST_SUITE_P(All, FaultOf, ::testing::Values("abort", "segfault"));
 
-TEST_P(Poison, IsGivenUpAfterTwoDeaths) {
+TEST_P(FaultOf, PoisonRequest) {
   Service service = start({.num_replicas = 2, .endpoints = harmless()});
   const auto result = await(service.endpoint<void()>(GetParam()).route());
   ASSERT_EQ(outcome(result), "poison_request");
@@ -46,9 +48,9 @@ TEST_P(Poison, IsGivenUpAfterTwoDeaths) {
   EXPECT_EQ(service.counters().poisoned, 1);
 }
 
-TEST_F(Hardening, PoisonHurtsNobodyElse) {
+TEST_F(TorchforgeDefect, APoisonCallDoesNotWalkTheFleet) {
   // Not more than five deaths in a minute are put up with, but those of poison count for nothing.
-  Service service = start({.num_replicas = 2, .endpoints = harmless()});
+  Service service = start({.num_replicas = 4, .endpoints = harmless()});
   auto record = service.endpoint<Record>("record");
   auto abort = service.endpoint<void()>("abort");
   constexpr int kCalls = 4'000;
@@ -69,7 +71,7 @@ TEST_F(Hardening, PoisonHurtsNobodyElse) {
   EXPECT_EQ(deaths_of(service), 2 * poisonous);
 }
 
-TEST_F(Hardening, KillsFromOutsideMakeNoPoison) {
+TEST_F(Fault, NoPoisonRequestByKillsFromOutside) {
   Service service = start({.restart = restart_at_once()});
   auto future = service.endpoint<RecordAndSleep>("record_and_sleep_idempotent")
                     .route(tally_.path(), 1, 1'000);
@@ -201,7 +203,7 @@ TEST_F(Kept, WhatIsNoRecordingIsRefused) {
 
 // ---- stopped
 
-TEST_F(Hardening, StoppedWorkerIsReplacedWhenThereIsWork) {
+TEST_F(Fault, WorkerStopped) {
   Service service = start({.health_poll_rate = 20ms, .restart = restart_at_once()});
   ::kill(pids_of(service).front(), SIGSTOP);
   // It had not started: it is replayed, and executed once.
@@ -210,7 +212,7 @@ TEST_F(Hardening, StoppedWorkerIsReplacedWhenThereIsWork) {
   EXPECT_EQ(deaths_of(service), 1);
 }
 
-TEST_F(Hardening, CallThatRanInAStoppedWorkerIsLostOrRunAgain) {
+TEST_F(Fault, WorkerStoppedWhileExecuting) {
   Service service = start({.health_poll_rate = 20ms, .restart = restart_at_once()});
   auto lost =
       service.endpoint<RecordAndSleep>("record_and_sleep").route(tally_.path(), 1, kForEver);
@@ -243,7 +245,7 @@ TEST_F(Hardening, WorkerStoppedInSetupIsReplaced) {
   EXPECT_EQ(service.endpoint<std::int64_t(std::int64_t)>("echo").route(7).get(), 7);
 }
 
-TEST_F(Hardening, SilenceAloneKillsNobody) {
+TEST_F(Fault, WorkerSilentButNotStopped) {
   Service service = start({.health_poll_rate = 10ms});
   EXPECT_EQ(outcome(await(service.endpoint<void(std::int64_t)>("sleep_ms").route(800))), "ok");
   EXPECT_EQ(outcome(await(service.endpoint<void(std::int64_t)>("spin_ms").route(800))), "ok");
@@ -317,7 +319,7 @@ class Holder {
   bool holds_ = false;
 };
 
-TEST_F(Hardening, WorkerThatAKillDoesNotEndLosesWhatItHadStartedAndNothingElse) {
+TEST_F(Fault, WorkerThatSigkillDoesNotEnd) {
   auto pin = std::make_shared<PinRouter>(0);
   Service service = start(
       {.num_replicas = 2,

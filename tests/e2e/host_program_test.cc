@@ -1,10 +1,14 @@
 // forge as a guest in somebody's program: forks, signals, and what a worker inherits of them.
+#include <fcntl.h>
+#include <grp.h>
 #include <signal.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <atomic>
 #include <cstdlib>
+#include <filesystem>
 #include <functional>
 #include <memory>
 #include <optional>
@@ -188,6 +192,51 @@ TEST_F(Forks, ForkingWhileCallsRunHarmsNobody) {
 TEST_F(Forks, TheChildHoldsNoneOfTheMemory) {
   const Tensor tensor = service.allocate(DType::u8, {100});
   EXPECT_EQ(in_child([&] { return static_cast<int>(Footprint::now().segments); }), 0);
+}
+
+// ---- another user
+
+using Fault = Forks;
+
+/// How many files below `folder` can be opened.
+int opened(const std::filesystem::path& folder) {
+  int count = 0;
+  std::error_code refused;
+  for (std::filesystem::directory_iterator it(folder, refused), end; !refused && it != end;
+       it.increment(refused)) {
+    const int fd = ::open(it->path().c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+    count += fd >= 0;
+    ::close(fd);
+  }
+  return count;
+}
+
+TEST_F(Fault, AnotherUserOnTheHost) {
+  if (::geteuid() != 0) GTEST_SKIP() << "only root can become somebody else";
+  std::vector<std::filesystem::path> places;
+  std::vector<int> pids = pids_of(service);
+  pids.push_back(::getpid());
+  for (const int pid : pids) {
+    const std::filesystem::path process = "/proc/" + std::to_string(pid);
+    places.push_back(process / "fd");
+    places.push_back(process / "map_files");
+  }
+  const auto open_all = [&] {
+    int count = 0;
+    for (const auto& place : places) count += opened(place);
+    return std::min(count, 90);
+  };
+  EXPECT_GT(in_child(open_all), 3) << "this user can";
+  EXPECT_EQ(in_child([&] {
+              constexpr uid_t kNobody = 65534;
+              if (::setgroups(0, nullptr) != 0 || ::setgid(kNobody) != 0 || ::setuid(kNobody) != 0)
+                return 98;
+              return open_all();
+            }),
+            0);
+  // And nothing has a name.
+  for (const auto& entry : std::filesystem::directory_iterator("/dev/shm"))
+    EXPECT_EQ(entry.path().filename().string().find("forge"), std::string::npos) << entry;
 }
 
 // ---- signals

@@ -39,6 +39,8 @@ class Lifetime : public ::testing::Test {
   const Footprint before_ = Footprint::now();
   std::optional<Controller> controller_;
 };
+using Fault = Lifetime;
+using TorchforgeDefect = Lifetime;
 
 TEST_F(Lifetime, CallsCompleteWhileNobodyWaitsForThem) {
   for (const Wait wait : {Wait::adaptive, Wait::block, Wait::spin}) {
@@ -66,7 +68,7 @@ TEST_F(Lifetime, ShutdownDrainsWithinTheGracePeriod) {
   EXPECT_TRUE(children().empty());
 }
 
-TEST_F(Lifetime, ShutdownStopsWhatDoesNotEnd) {
+TEST_F(TorchforgeDefect, StopAnswersAll) {
   options_.shutdown_grace = 100ms;
   Service service = start("faulty", "Faulty", {.procs = 2, .num_replicas = 2});
   const auto echo = service.endpoint<Echo>("echo");
@@ -253,7 +255,7 @@ TEST_F(Lifetime, NothingIsKeptForAReplicaThatWasWaitingForItsRestart) {
   EXPECT_TRUE(returns_to(baseline));
 }
 
-TEST_F(Lifetime, WorkersDieWithTheControllersProcess) {
+TEST_F(Fault, ControllerDies) {
   std::string self = std::filesystem::read_symlink("/proc/self/exe");
   std::string flag = "--controller";
   int ends[2];

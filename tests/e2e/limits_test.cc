@@ -44,8 +44,9 @@ class Limits : public ::testing::Test {
   Controller controller{loud()};
   Plugin faulty = controller.load(plugin_path("faulty"));
 };
+using Fault = Limits;
 
-TEST_F(Limits, EndWhatRunsTooLong) {
+TEST_F(Fault, ExecutionLongerThanExecTimeout) {
   const Service service = serve("spin_ms", {.exec_timeout = 50ms});
   auto stuck = service.endpoint<void(std::int64_t)>("spin_ms").route(600'000);
   auto behind = service.endpoint<std::int64_t(std::int64_t)>("echo").route(3);

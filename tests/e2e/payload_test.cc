@@ -267,8 +267,9 @@ class FullMemory : public PayloadTest {
   static constexpr std::size_t kArena = 4 * kMiB;
   Service service = serve({.arena_bytes = kArena});
 };
+using Fault = FullMemory;
 
-TEST_F(FullMemory, ArgumentsLargerThanTheArenaAreRefused) {
+TEST_F(Fault, PayloadTooLarge) {
   const auto bytes = service.endpoint<Bytes(Bytes)>("bytes");
   const std::string text = error_of<PayloadTooLarge>(bytes.route(Bytes(kArena + 1)));
   EXPECT_THAT(text, HasSubstr("arena_bytes"));
@@ -281,7 +282,7 @@ TEST_F(FullMemory, ArgumentsLargerThanTheArenaAreRefused) {
   EXPECT_EQ(bytes.route(Bytes(1000)).get().size(), 1000U);
 }
 
-TEST_F(FullMemory, AFullArenaIsBackpressureAndRecovers) {
+TEST_F(Fault, ArenaFull) {
   const auto nothing = service.endpoint<Bytes(Bytes)>("bytes");
   std::vector<Tensor> held;
   const std::string text = message_of<Backpressure>([&] {
@@ -295,7 +296,7 @@ TEST_F(FullMemory, AFullArenaIsBackpressureAndRecovers) {
   EXPECT_NO_THROW(service.allocate(DType::u8, {3'000'000}));
 }
 
-TEST_F(FullMemory, AnswersLargerThanAnswerMemoryAreRefused) {
+TEST_F(Fault, AnswerTooLarge) {
   const auto make = service.endpoint<Bytes(std::uint64_t, std::uint8_t)>("make_bytes");
   const std::string text = error_of<PayloadTooLarge>(make.route(2 * kArena, 1));
   EXPECT_THAT(text, HasSubstr("Payloads.make_bytes"));

@@ -31,6 +31,7 @@ class Routing : public PayloadTest {
     return result;
   }
 };
+using Fault = Routing;
 
 TEST_F(Routing, RoundRobinSpreadsEvenly) {
   const Service service = serve({.num_replicas = 3});
@@ -218,7 +219,7 @@ TEST_F(Routing, ACallThatWaitedForAReplicaKeepsItsKey) {
 
 // ---- how many may wait
 
-TEST_F(Routing, AFullQueueIsBackpressure) {
+TEST_F(Fault, QueueFull) {
   const Service service = serve({.replica_max_concurrent_requests = 2, .max_queued_requests = 5});
   const auto sleep = service.endpoint<void(std::int64_t)>("sleep_ms");
   std::vector<Future<void>> accepted;
@@ -256,7 +257,7 @@ TEST_F(Routing, FanoutSharesAreBoundByTheQueueToo) {
   for (const auto& share : waited) EXPECT_EQ(outcome(share), "ok");
 }
 
-TEST_F(Routing, AQueueLongerThanTheRingKeepsItsOrder) {
+TEST_F(Fault, RingFull) {
   TemporaryFolder folder;
   const Tally tally(folder);
   const Service faulty = controller.load(plugin_path("faulty")).actor("Faulty").as_service();

@@ -62,6 +62,7 @@ class Scenario : public ::testing::Test {
 
   Controller controller{quiet()};
 };
+using TorchforgeDefect = Scenario;
 
 // ---- state and sessions
 
@@ -152,7 +153,7 @@ TEST_F(Scenario, OtherSessionsDoNotNoticeAFailure) {
   EXPECT_EQ(service.session_map().at("b"), before.at("b"));
 }
 
-TEST_F(Scenario, AFailingEndpointDisturbsNobody) {
+TEST_F(TorchforgeDefect, AnApplicationErrorDoesNotRestartTheReplica) {
   const Service service = faulty({.num_replicas = 2});
   const auto fail = service.endpoint<void(std::string)>("throw_error");
   const auto pid = service.endpoint<std::int64_t()>("pid");

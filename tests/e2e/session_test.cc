@@ -29,6 +29,7 @@ class SessionTest : public PayloadTest {
     ::kill(service.replicas().at(replica).pids.at(0), SIGKILL);
   }
 };
+using Fault = SessionTest;
 
 TEST_F(SessionTest, StickToOneReplica) {
   const Service service = serve({.num_replicas = 3});
@@ -114,7 +115,7 @@ TEST_F(SessionTest, KeepTheirOrder) {
   EXPECT_TRUE(std::ranges::is_sorted(lines));
 }
 
-TEST_F(SessionTest, KeepTheirOrderWhenTheirReplicaDies) {
+TEST_F(Fault, SessionsReplicaLost) {
   TemporaryFolder folder;
   const Tally tally(folder);
   const Service faulty = controller.load(plugin_path("faulty"))
@@ -142,7 +143,7 @@ TEST_F(SessionTest, KeepTheirOrderWhenTheirReplicaDies) {
   EXPECT_TRUE(std::ranges::is_sorted(lines));
 }
 
-TEST_F(SessionTest, ThatAreStrictHearOnceThatTheirStateIsGone) {
+TEST_F(Fault, StrictSessionsReplicaLost) {
   const Service service = serve(restart_at_once(2));
   const std::string strict = service.start_session({.strict = true});
   const auto before = pid(service, strict);
