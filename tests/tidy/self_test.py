@@ -93,6 +93,18 @@ class TidySees(unittest.TestCase):
             {"tests/CMakeLists.txt": "# forge_test(ring SOURCES shm/ring_test.cc)\n"})
         self.assertEqual(found, {"tests_are_enabled", "sources_are_built"})
 
+    def test_a_clock_that_can_be_set(self):
+        self.expect(tidy.clocks_are_monotonic,
+                    {"shm/x.h": "#pragma once\ninline long f() { return time(nullptr); }\n"})
+
+    def test_a_fault_whose_test_is_gone(self):
+        self.expect(tidy.faults_have_tests, {"tests/e2e/FAULTS.md": "`Fault.Nothing`\n"})
+
+    def test_a_fault_that_the_table_does_not_name(self):
+        self.expect(tidy.faults_have_tests,
+                    {"tests/CMakeLists.txt": "forge_test(a SOURCES shm/ring_test.cc e2e/x.cc)\n",
+                     "tests/e2e/x.cc": "TEST_F(Fault, Nothing) {}\n"})
+
     def test_a_path_of_one_machine(self):
         path = "/".join(["", "home", "someone", "forge"])
         self.expect(tidy.no_machine_paths, {"README.md": f"See {path}.\n"})

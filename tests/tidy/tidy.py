@@ -167,6 +167,32 @@ def sources_are_built(tree):
                 yield f"{name}: named in no CMakeLists.txt, so it is never built"
 
 
+def clocks_are_monotonic(tree):
+    """Nothing is decided by a clock that somebody can set."""
+    wall = re.compile(r"\b(system_clock|utc_clock|high_resolution_clock|CLOCK_REALTIME\w*|gettimeofday|"
+                      r"timespec_get|TIME_UTC|time\s*\(\s*(nullptr|NULL|0|&\w+)\s*\))")
+    for name in tree.sources:
+        if name.split("/")[0] in FLOORS:
+            for number, line in tree.lines(name):
+                if wall.search(line):
+                    yield f"{name}:{number}: a clock that can be set: {line.strip()[:80]}"
+
+
+def faults_have_tests(tree):
+    """The table of faults names all tests that are named after faults, and no others."""
+    table = "tests/e2e/FAULTS.md"
+    named = set(re.findall(r"`(\w+\.\w+)`", tree.text.get(table, "")))
+    tests = {f"{suite}.{test}" for name in tree.sources if name.startswith("tests/e2e/")
+             for suite, test in re.findall(r"^TEST(?:_[FP])?\((\w+),\s*(\w+)\)", tree.text[name],
+                                           re.MULTILINE)}
+    of_faults = {test for test in tests if re.match(r"(Fault|FaultOf|TorchforgeDefect)\.", test)}
+    files = {name for name in named if re.search(r"\.(py|cc|md)$", name)}
+    for test in sorted(named - tests - files):
+        yield f"{table}: there is no test {test}"
+    for test in sorted(of_faults - named):
+        yield f"{table}: does not name {test}"
+
+
 def no_machine_paths(tree):
     """The tree works wherever it is cloned."""
     pattern = re.compile(r"(?<![\w.}$)*-])/(work|root|home|Users)/")
@@ -177,7 +203,8 @@ def no_machine_paths(tree):
 
 
 CHECKS = [includes_point_down, public_headers_are_closed, public_headers_compile_alone,
-          sources_are_formatted, tests_are_enabled, sources_are_built, no_machine_paths]
+          sources_are_formatted, tests_are_enabled, sources_are_built, clocks_are_monotonic,
+          faults_have_tests, no_machine_paths]
 
 
 def warnings(tree):
