@@ -8,6 +8,7 @@
 #include <nlohmann/json.hpp>
 
 #include "bench/forge_bench/batch_bars.h"
+#include "bench/forge_bench/recovery_bars.h"
 #include "bench/forge_bench/service_bars.h"
 #include "bench/forge_bench/stress_bars.h"
 #include "bench/forge_bench/text.h"
@@ -215,6 +216,9 @@ constexpr Group kGroups[] = {
     {"idle", [](Bench& b) { return std::vector{idle_bar(b.base, b.options.runs)}; }},
     {"allocations", [](Bench& b) { return std::vector{allocation_bar(b.base)}; }},
     {"restart", [](Bench& b) { return std::vector{restart_bar(b.base, b.options.runs)}; }},
+    {"deaths", [](Bench& b) { return death_bars(b.base, b.options.runs); }},
+    {"spares", [](Bench& b) { return std::vector{spare_bar(b.base, b.options.runs)}; }},
+    {"death-cost", [](Bench& b) { return death_cost_bars(b.base, b.options.runs); }},
     {"routers", [](Bench& b) { return std::vector{router_bar(b.options.runs)}; }},
     {"batches", [](Bench& b) { return std::vector{batch_bar(b.base, b.options.runs)}; }},
     {"digits", [](Bench& b) { return digits_bars(b.base, b.runner, b.options.runs); }},
