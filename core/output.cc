@@ -50,6 +50,11 @@ bool make_pipe(FileDescriptor& read_end, FileDescriptor& write_end) {
   return ::fcntl(ends[0], F_SETFL, O_NONBLOCK) == 0;
 }
 
+std::size_t bytes_in(const FileDescriptor& pipe) {
+  int count = 0;
+  return ::ioctl(pipe.get(), FIONREAD, &count) == 0 ? static_cast<std::size_t>(count) : 0;
+}
+
 }  // namespace
 
 Output::Output() : wakeup_(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)), buffer_(kLongestLine) {
@@ -99,8 +104,13 @@ Result<Output::Ends> Output::open(const std::string& name) {
 
 void Output::rename(std::uint64_t id, const std::string& name) {
   const std::lock_guard lock(mutex_);
-  renamed_.emplace_back(id, prefix_of(name));
-  wake();
+  for (auto* pipes : {&opened_, &pipes_}) {
+    for (Pipe& pipe : *pipes) {
+      if (pipe.worker != id) continue;
+      pipe.next_prefix = prefix_of(name);
+      pipe.renamed_from = pipe.taken + bytes_in(pipe.fd);
+    }
+  }
 }
 
 void Output::close(std::uint64_t id) {
@@ -120,7 +130,6 @@ void Output::wake() { (void)!::eventfd_write(wakeup_.get(), 1); }
 
 void Output::run() {
   std::vector<pollfd> events;
-  std::vector<std::pair<std::uint64_t, std::string>> renamed;
   std::vector<std::uint64_t> closed;
   std::uint64_t flushed = 0;
   bool stop = false;
@@ -134,34 +143,22 @@ void Output::run() {
       const std::lock_guard lock(mutex_);
       std::move(opened_.begin(), opened_.end(), std::back_inserter(pipes_));
       opened_.clear();
-      renamed.swap(renamed_);
       closed.swap(closed_);
       flushed = asked_;
       stop = stop_;
     }
-    // Before what they wrote under the new name is read, and after what they wrote under the old one.
-    for (auto& [id, prefix] : std::exchange(renamed, {})) {
-      for (Pipe& pipe : pipes_) {
-        if (pipe.worker != id) continue;
-        read_there(pipe);
-        pipe.prefix = prefix;
-      }
-    }
     // One read for each, so that none waits for a worker that never stops talking.
     for (std::size_t i = 0; i + 1 < events.size(); ++i) {
-      if (events[i + 1].revents != 0 && !read_some(pipes_[i], buffer_.size()))
-        pipes_[i].fd = FileDescriptor();
+      if (events[i + 1].revents != 0) read_some(pipes_[i], buffer_.size());
     }
-    std::erase_if(pipes_, [&](Pipe& pipe) {
-      if (!pipe.fd) return true;
-      if (!stop && std::find(closed.begin(), closed.end(), pipe.worker) == closed.end())
-        return false;
-      read_rest(pipe);
-      return true;
-    });
+    for (Pipe& pipe : pipes_) {
+      if (stop || std::find(closed.begin(), closed.end(), pipe.worker) != closed.end())
+        read_rest(pipe);
+    }
     closed.clear();
     {
       const std::lock_guard lock(mutex_);
+      std::erase_if(pipes_, [](const Pipe& pipe) { return pipe.ended; });
       flushed_ = flushed;
     }
     changed_.notify_all();
@@ -169,36 +166,41 @@ void Output::run() {
   }
 }
 
-/// False: nobody will ever write to it again.
-bool Output::read_some(Pipe& pipe, std::size_t limit) {
-  const ssize_t count = ::read(pipe.fd.get(), buffer_.data(), std::min(limit, buffer_.size()));
-  if (count < 0 && (errno == EAGAIN || errno == EINTR)) return true;
+void Output::read_some(Pipe& pipe, std::size_t limit) {
+  ssize_t count = 0;
+  {
+    const std::lock_guard lock(mutex_);
+    if (!pipe.next_prefix.empty()) {
+      if (pipe.taken == pipe.renamed_from)
+        pipe.prefix = std::exchange(pipe.next_prefix, {});
+      else
+        limit = std::min<std::size_t>(limit, pipe.renamed_from - pipe.taken);
+    }
+    count = ::read(pipe.fd.get(), buffer_.data(), std::min(limit, buffer_.size()));
+    if (count > 0) pipe.taken += static_cast<std::size_t>(count);
+  }
+  if (count < 0 && (errno == EAGAIN || errno == EINTR)) return;
   if (count > 0) {
     take(pipe, {buffer_.data(), static_cast<std::size_t>(count)});
-  } else if (!pipe.line.empty()) {
-    end_line(pipe);
+  } else {
+    end(pipe);
   }
   write_lines(pipe.target);
-  return count > 0;
 }
 
-/// What is there now, and no more: somebody may go on writing. False: nobody ever will again.
-bool Output::read_there(Pipe& pipe) {
-  int left = 0;
-  if (::ioctl(pipe.fd.get(), FIONREAD, &left) != 0) left = 0;
-  std::size_t rest = static_cast<std::size_t>(left);
-  while (rest > 0) {
-    const std::size_t count = std::min(rest, buffer_.size());
-    if (!read_some(pipe, count)) return false;
-    rest -= count;
-  }
-  return true;
-}
-
+/// What is there now, and no more: somebody may go on writing.
 void Output::read_rest(Pipe& pipe) {
-  if (!read_there(pipe)) return;
-  if (!pipe.line.empty()) end_line(pipe);
+  const std::uint64_t rest = bytes_in(pipe.fd);
+  for (const std::uint64_t until = pipe.taken + rest; pipe.taken < until && !pipe.ended;)
+    read_some(pipe, until - pipe.taken);
+  end(pipe);
   write_lines(pipe.target);
+}
+
+/// Nobody will ever write to it again.
+void Output::end(Pipe& pipe) {
+  if (!pipe.line.empty()) end_line(pipe);
+  pipe.ended = true;
 }
 
 void Output::take(Pipe& pipe, std::string_view bytes) {

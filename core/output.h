@@ -17,7 +17,6 @@
 #include <string>
 #include <string_view>
 #include <thread>
-#include <utility>
 #include <vector>
 
 #include "shm/file_descriptor.h"
@@ -45,7 +44,8 @@ class Output {
 
   /// Pipes for the worker called `name`. Error: Unavailable.
   Result<Ends> open(const std::string& name);
-  /// The worker goes by another name from now on; what it wrote before keeps the old one.
+  /// The worker goes by another name from now on; what it wrote before keeps the old one. A line is
+  /// of the name it ends under. No more than once for each.
   void rename(std::uint64_t id, const std::string& name);
   /// That worker is dead. What it left in its pipes is still written.
   void close(std::uint64_t id);
@@ -59,22 +59,27 @@ class Output {
     shm::FileDescriptor fd;
     std::string prefix;
     std::string line;  // begun, without the prefix
+    bool ended = false;
+    // Guarded by mutex_, and written by the thread.
+    std::uint64_t taken = 0;  // bytes, out of the pipe
+    // Guarded by mutex_.
+    std::uint64_t renamed_from = 0;  // the byte that next_prefix begins with
+    std::string next_prefix = {};
   };
 
   void wake();
   void run();
-  bool read_some(Pipe& pipe, std::size_t limit);
-  bool read_there(Pipe& pipe);
+  void read_some(Pipe& pipe, std::size_t limit);
   void read_rest(Pipe& pipe);
+  void end(Pipe& pipe);
   void take(Pipe& pipe, std::string_view bytes);
   void end_line(Pipe& pipe);
   void write_lines(int target);
 
   shm::FileDescriptor wakeup_;  // eventfd
-  std::mutex mutex_;            // guards these seven; a leaf
+  std::mutex mutex_;            // guards these six, and who is in pipes_; a leaf
   std::condition_variable changed_;
-  std::vector<Pipe> opened_;                                    // not seen by the thread yet
-  std::vector<std::pair<std::uint64_t, std::string>> renamed_;  // to a prefix
+  std::vector<Pipe> opened_;  // not seen by the thread yet
   std::vector<std::uint64_t> closed_;
   std::uint64_t last_id_ = 0;
   std::uint64_t asked_ = 0;    // flushes
