@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "gpu/reduce.h"
+#include "shm/failpoint.h"
 #include "shm/wait_strategy.h"
 
 namespace forge {
@@ -352,6 +353,7 @@ void Group::run(GroupCall call, Put put, Take take) {
     // Release: who sees this call sees no step of an earlier one.
     mine().step.store(0, std::memory_order_relaxed);
     mine().step_call.store(call_, std::memory_order_release);
+    FORGE_FAILPOINT(group_entered);
   }
   // Empty payloads take a step too, so that mismatches are found.
   do {
@@ -359,7 +361,9 @@ void Group::run(GroupCall call, Put put, Take take) {
     mine().calls[(step_ + 1) % kGroupSlots] = call;
     put(chunk, chunk_of(rank_, step_ + 1).first(chunk.size));
     publish();
+    FORGE_FAILPOINT(group_published);
     await(call, step_);
+    FORGE_FAILPOINT(group_arrived);
     check_calls();
     take(chunk, [&](int rank) { return chunk_of(rank, step_).first(chunk.size); });
     call.offset += chunk.size;

@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "shm/clock.h"
+#include "shm/failpoint.h"
 
 namespace forge::replicas {
 void EventLoop::post(std::coroutine_handle<> coroutine) {
@@ -49,6 +50,7 @@ bool EventLoop::run_due() {
   }
   for (const auto coroutine : due_) {
     const detail::ScopeGuard guard;
+    FORGE_FAILPOINT(resuming);
     coroutine.resume();
   }
   return !due_.empty();

@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "shm/clock.h"
+#include "shm/failpoint.h"
 
 namespace forge::replicas {
 bool Execution::is_late(const shm::RequestSlot& request) const {
@@ -47,6 +48,7 @@ bool Execution::run() {
   ended_ = wants_restart_ = false;
   call_.emplace(detail::Invocation{readers_, place_.writer, *this});
   const detail::ScopeGuard guard({this, detail::scope().loop, nullptr});
+  FORGE_FAILPOINT(entered);
   place_.host->invoke(first.endpoint, *call_);
   return ended_;
 }
@@ -94,6 +96,7 @@ void Execution::ended() noexcept {
     for (shm::ResponseSlot* slot : answers_) shm::write_stamp(*slot, {started_ns_, now});
   }
   ended_ = true;
+  FORGE_FAILPOINT(ended);
 }
 
 }  // namespace forge::replicas

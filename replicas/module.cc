@@ -8,6 +8,7 @@
 #include <utility>
 
 #include "replicas/type_name.h"
+#include "shm/failpoint.h"
 
 namespace forge {
 namespace detail {
@@ -65,6 +66,7 @@ void ActorInfo::set_defaults(Options options) {
 }
 
 void check_argument_count(std::string_view where, std::size_t wanted, std::size_t got) {
+  FORGE_FAILPOINT(decoding);
   if (wanted == got) return;
   throw SignatureMismatch(std::string(where) + " takes " + plural(wanted, "argument") + ", got " +
                           std::to_string(got) + "; pass " + plural(wanted, "argument"));

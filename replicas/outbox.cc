@@ -4,6 +4,8 @@
 
 #include <cstdlib>
 
+#include "shm/failpoint.h"
+
 namespace forge::replicas {
 
 shm::ResponseSlot& Outbox::claim(const shm::RequestSlot& request) {
@@ -21,6 +23,7 @@ shm::ResponseSlot& Outbox::claim(const shm::RequestSlot& request) {
 
 void Outbox::value(shm::ResponseSlot& slot, detail::Writer& out) {
   try {
+    FORGE_FAILPOINT(answering);
     answers_.write(out, slot);
   } catch (const Error& error) {
     this->error(slot, out, error);

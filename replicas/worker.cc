@@ -29,6 +29,7 @@
 #include "replicas/rank_group.h"
 #include "shm/control_file.h"
 #include "shm/doorbell.h"
+#include "shm/failpoint.h"
 #include "shm/prefetch.h"
 #include "shm/wait_strategy.h"
 
@@ -135,11 +136,13 @@ int Worker::run() {
 
 /// One request, or one batch. False: this worker is done.
 bool Worker::step() {
+  FORGE_FAILPOINT(seen);
   const shm::RequestSlot& request = *requests_.front();
   const std::uint64_t block = request.block;
   if (block <= arena_.size() - 2 * shm::kCacheLine)
     shm::prefetch_for_read(arena_.data() + block, 2 * shm::kCacheLine);
   if (request.kind == shm::RequestKind::stop) {
+    FORGE_FAILPOINT(stopping);
     out_->exit_reason.store(shm::ExitReason::stopped, std::memory_order_release);
     return false;
   }
@@ -154,14 +157,17 @@ bool Worker::take(std::uint32_t count, std::uint64_t position) {
   Execution& execution = *idle_.back();
   bool all = true;
   for (std::uint32_t i = 0; i < count; ++i) all = execution.accept(*requests_.peek(i)) && all;
+  FORGE_FAILPOINT(accepted);
   // Release: whoever sees an effect of the call sees that it was started. Stored before the first
   // payload byte is read.
   if (execution.has_work())
     out_->started.position.store(position + count, std::memory_order_release);
+  FORGE_FAILPOINT(started);
   if (execution.run()) {
     execution.finish();
     return publish(execution.wants_restart(), count);
   }
+  FORGE_FAILPOINT(suspended);
   idle_.pop_back();
   active_.push_back(&execution);
   if (!all) return publish(false, count);  // those that are late do not wait for the others
@@ -174,6 +180,7 @@ bool Worker::resume() {
   bool restart = false;
   const auto ended = [&](Execution* execution) {
     if (!execution->ended_now()) return false;
+    FORGE_FAILPOINT(resumed);
     execution->finish();
     restart = restart || execution->wants_restart();
     idle_.push_back(execution);
@@ -184,9 +191,13 @@ bool Worker::resume() {
 
 /// What has been answered leaves, and `taken` requests with it. False: the worker is to be replaced.
 bool Worker::publish(bool restart, std::uint32_t taken) {
+  FORGE_FAILPOINT(finished);
   outbox_.commit();
+  FORGE_FAILPOINT(published);
   requests_.pop(taken);
+  FORGE_FAILPOINT(popped);
   ring_controller();
+  FORGE_FAILPOINT(rung);
   outbox_.prefetch();
   if (restart) out_->exit_reason.store(shm::ExitReason::restart, std::memory_order_release);
   return !restart;
@@ -195,10 +206,12 @@ bool Worker::publish(bool restart, std::uint32_t taken) {
 // ---- setup
 
 bool Worker::set_up(const shm::RequestSlot& request) {
+  FORGE_FAILPOINT(setup_begun);
   RequestSource source(arena_);
   shm::ResponseSlot& slot = outbox_.claim(request);
   group_.begin(request.lockstep);
   out_->started.position.store(requests_.position() + 1, std::memory_order_release);
+  FORGE_FAILPOINT(setup_started);
   bool up = false;
   if (source.holds(request)) {
     detail::Reader arguments = source.begin(request);
@@ -210,6 +223,7 @@ bool Worker::set_up(const shm::RequestSlot& request) {
   }
   source.end();
   publish(false, 1);
+  FORGE_FAILPOINT(setup_answered);
   if (!up) out_->exit_reason.store(shm::ExitReason::setup_failed, std::memory_order_release);
   return up;
 }
@@ -224,6 +238,7 @@ bool Worker::set_up(detail::Reader& reader, shm::ResponseSlot& slot) {
     std::vector<std::string> endpoints(reader.array());
     for (std::string& name : endpoints) name = reader.string();
     LoadedPlugin loaded = load_plugin(plugin);
+    FORGE_FAILPOINT(plugin_opened);
     status = loaded.status;
     writer_.reset();
     if (status.ok() && actor.empty()) {
@@ -234,9 +249,11 @@ bool Worker::set_up(detail::Reader& reader, shm::ResponseSlot& slot) {
     if (status.ok()) {
       place_.host = &host_.emplace(std::move(loaded.module));
       status = host_->create(actor, reader);
+      FORGE_FAILPOINT(constructed);
     }
     if (status.ok()) host_->number(endpoints);
     if (status.ok()) status = host_->setup();
+    FORGE_FAILPOINT(set_up);
     if (status.ok()) {
       writer_.nil();
       answers_.write(writer_, slot);
@@ -279,6 +296,7 @@ void Worker::park() {
   const std::uint32_t posted = loop_.bell().load(std::memory_order_acquire);
   out_->parked.store(1, std::memory_order_relaxed);
   shm::handshake_fence();
+  FORGE_FAILPOINT(parked);
   if (!anything_to_do()) {
     if (active_.empty()) {
       shm::futex_wait(bell, seen, std::nullopt, shm::Scope::shared);
@@ -291,6 +309,7 @@ void Worker::park() {
       shm::futex_wait(bell, seen, std::min(soon, loop_.next().value_or(soon)), shm::Scope::shared);
     }
   }
+  FORGE_FAILPOINT(woken);
   out_->parked.store(0, std::memory_order_relaxed);
 }
 
@@ -315,6 +334,7 @@ int run_worker(int argc, char** argv) {
   std::setvbuf(stdout, nullptr, _IOLBF, BUFSIZ);
   if (const Status status = die_with_parent(static_cast<pid_t>(std::atol(argv[2]))); !status.ok())
     return refuse(status.message);
+  FORGE_FAILPOINT(born);
   auto requests = shm::Segment::attach(shm::FileDescriptor(kRequestFd), shm::Access::read_only);
   auto responses = shm::Segment::attach(shm::FileDescriptor(kResponseFd), shm::Access::read_write);
   auto arena = shm::Segment::attach(shm::FileDescriptor(kArenaFd), shm::Access::read_only);
@@ -336,6 +356,7 @@ int run_worker(int argc, char** argv) {
     if (::sched_setaffinity(0, sizeof(set), &set) != 0)
       std::fprintf(stderr, "forge-worker: cannot pin to core %d\n", cpu);
   }
+  FORGE_FAILPOINT(attached);
   return serve(std::move(*requests), std::move(*responses), std::move(*arena),
                std::move(*group_files));
 }
