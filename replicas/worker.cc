@@ -261,6 +261,8 @@ bool Worker::set_up(detail::Reader& reader, shm::ResponseSlot& slot) {
     }
   } catch (const Error& error) {
     status = to_status(error);
+  } catch (...) {  // not the actor's, but whoever waits wants to hear of it too
+    status = current_exception_status("starting the actor");
   }
   write_status(slot, status);
   return false;

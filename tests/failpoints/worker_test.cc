@@ -276,5 +276,31 @@ TEST_P(Leaving, NobodyStaysBehind) {
 }
 INSTANTIATE_TEST_SUITE_P(All, Leaving, ::testing::ValuesIn(points(When::shutdown)), name_of);
 
+// ---- exceptions that are not the actor's
+
+std::vector<Point> throwing(When when) {
+  std::vector<Point> some = points(when);
+  std::erase_if(some, [](const Point& point) { return !point.throws; });
+  return some;
+}
+
+class ThrowsInSetup : public Workers {};
+TEST_P(ThrowsInSetup, IsSaidAndTriedAgain) {
+  const e2e::Footprint before = e2e::Footprint::now();
+  trigger_->arm(GetParam().point, FailAction::raise);
+  try {
+    (void)steps_.actor("Napper").options(options()).as_service();
+    ADD_FAILURE() << "it came up";
+  } catch (const Error& error) {
+    EXPECT_NE(std::string(error.what()).find("a failpoint threw"), std::string::npos)
+        << error.code() << ": " << error.what();
+  }
+  EXPECT_TRUE(returns_to(before));
+  Service service = steps_.actor("Napper").options(options()).as_service();
+  shoot(service, FailAction::raise);
+  EXPECT_EQ(service.endpoint<std::int64_t(std::int64_t)>("ask").route(1).get(), 2);
+}
+INSTANTIATE_TEST_SUITE_P(All, ThrowsInSetup, ::testing::ValuesIn(throwing(When::setup)), name_of);
+
 }  // namespace
 }  // namespace forge::failpoints
