@@ -4,6 +4,7 @@
 
 #include <cstdlib>
 
+#include "replicas/actor_host.h"
 #include "shm/failpoint.h"
 
 namespace forge::replicas {
@@ -27,6 +28,8 @@ void Outbox::value(shm::ResponseSlot& slot, detail::Writer& out) {
     answers_.write(out, slot);
   } catch (const Error& error) {
     this->error(slot, out, error);
+  } catch (...) {  // the slot has been claimed: nobody else would write an error into it
+    this->error(slot, out, *make_error(current_exception_status("the answer")));
   }
 }
 
@@ -40,7 +43,7 @@ void Outbox::error(shm::ResponseSlot& slot, detail::Writer& out, ErrorCode code)
   slot.kind = shm::ResponseKind::error;
   try {
     answers_.write(out, slot);
-  } catch (const Error&) {  // no memory for the error: say at least that
+  } catch (...) {  // no memory for the error: say at least that
     out.restart();
     detail::write_error(
         out,

@@ -302,5 +302,24 @@ TEST_P(ThrowsInSetup, IsSaidAndTriedAgain) {
 }
 INSTANTIATE_TEST_SUITE_P(All, ThrowsInSetup, ::testing::ValuesIn(throwing(When::setup)), name_of);
 
+class ThrowsInACall : public Workers {};
+TEST_P(ThrowsInACall, IsItsAnswerAndHurtsNobodyElse) {
+  for (const char* actor : {"Napper", "Choir"}) {
+    SCOPED_TRACE(actor);
+    Service service = steps_.actor(actor).options(options()).as_service();
+    const auto ask = service.endpoint<std::int64_t(std::int64_t)>("ask");
+    const std::int64_t right = actor == std::string("Napper") ? 2 : 1;
+    trigger_->arm(GetParam().point, FailAction::raise);
+    const auto result = e2e::await(ask.route(1));
+    ASSERT_FALSE(result) << "answered " << *result;
+    EXPECT_EQ(outcome(result), "actor_error");
+    EXPECT_NE(std::string(result.error().what()).find("a failpoint threw"), std::string::npos)
+        << result.error().what();
+    EXPECT_EQ(ask.route(1).get(), right);
+    EXPECT_EQ(deaths_of(service), 0);
+  }
+}
+INSTANTIATE_TEST_SUITE_P(All, ThrowsInACall, ::testing::ValuesIn(throwing(When::serving)), name_of);
+
 }  // namespace
 }  // namespace forge::failpoints
