@@ -60,12 +60,7 @@ std::size_t bytes_in(const FileDescriptor& pipe) {
 Output::Output() : wakeup_(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)), buffer_(kLongestLine) {
   if (!wakeup_)
     throw Unavailable("eventfd: the process has no descriptor left; raise its limit (ulimit -n)");
-  try {
-    thread_ = shm::start_thread("forge-output", {}, [this] { run(); });
-  } catch (const std::system_error& error) {
-    throw Unavailable(std::string("cannot start the thread that reads workers' output: ") +
-                      error.what() + "; raise the limit (ulimit -u)");
-  }
+  thread_ = shm::start_thread("forge-output", {}, [this] { run(); });
 }
 
 void Output::stop() {

@@ -53,11 +53,7 @@ Spawner::Spawner(SpawnerOptions options)
   if (!epoll_ || !wakeup_ || !add_to_epoll(epoll_.get(), wakeup_.get(), kWakeupId)) {
     unavailable("get descriptors", errno)->raise();
   }
-  try {
-    thread_ = shm::start_thread("forge-watchdog", {}, [this] { run(); });
-  } catch (const std::system_error& error) {
-    unavailable("start its thread", error.code().value())->raise();
-  }
+  thread_ = shm::start_thread("forge-watchdog", {}, [this] { run(); });
 }
 
 bool Spawner::on_thread() const { return t_spawner == this; }

@@ -1,8 +1,12 @@
 #include "shm/threads.h"
 
+#include <forge/error.h>
 #include <pthread.h>
 #include <sched.h>
 #include <signal.h>
+
+#include <string>
+#include <system_error>
 
 namespace forge::shm {
 
@@ -16,7 +20,13 @@ std::thread start_thread(const char* name, const std::vector<int>& cpus,
     const sigset_t& mask;
     ~Restore() { pthread_sigmask(SIG_SETMASK, &mask, nullptr); }
   } restore{before};
-  std::thread thread(std::move(body));
+  std::thread thread;
+  try {
+    thread = std::thread(std::move(body));
+  } catch (const std::system_error& error) {
+    throw Unavailable("cannot start the thread " + std::string(name) + ": " + error.what() +
+                      "; raise the limit (ulimit -u, pids.max of the cgroup) or start less");
+  }
   pthread_setname_np(thread.native_handle(), name);
   if (!cpus.empty()) {
     cpu_set_t set;
