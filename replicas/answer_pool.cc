@@ -29,16 +29,21 @@ AnswerPool::AnswerPool(shm::Segment& file, const std::uint64_t* releases,
 
 std::optional<std::uint64_t> AnswerPool::take(std::size_t size) {
   const std::lock_guard lock(mutex_);
+  refused_ = false;
   if (!pool_) {
     const std::size_t first = std::min(kFirstReserve, capacity());
-    if (capacity() < kFirstReserve / 4 || !file_.reserve(shm::kAnswersOffset + first))
-      return std::nullopt;
+    if (capacity() < kFirstReserve / 4 || !reserve(first)) return std::nullopt;
     pool_.emplace(file_.data() + shm::kAnswersOffset, capacity(), first,
-                  [this](std::size_t bytes) { return file_.reserve(shm::kAnswersOffset + bytes); });
+                  [this](std::size_t bytes) { return reserve(bytes); });
   }
   const auto offset = pool_->allocate(size);
   if (!offset) return std::nullopt;
   return *offset + shm::kAnswersOffset;
+}
+
+bool AnswerPool::reserve(std::size_t bytes) {
+  refused_ = !file_.reserve(shm::kAnswersOffset + bytes);
+  return !refused_;
 }
 
 void AnswerPool::give_back(std::uint64_t offset) {
@@ -72,6 +77,9 @@ void AnswerPool::write(detail::Writer& answer, shm::ResponseSlot& slot) {
     if (size > capacity() / 2)
       throw PayloadTooLarge(text + "does not fit the worker's answer memory of " +
                             std::to_string(capacity()) + "; raise arena_bytes");
+    if (refused_)
+      throw Unavailable(text +
+                        "found no shared memory left in the system; free some or raise its limit");
     throw Backpressure(text + "found the worker's answer memory of " + std::to_string(capacity()) +
                        " full of answers still in use; drop them or raise arena_bytes");
   }

@@ -26,7 +26,7 @@ class AnswerPool {
              shm::RingIndex& head);
 
   /// Puts what the writer holds into the slot, or into a block the slot refers to. Throws
-  /// PayloadTooLarge or Backpressure, and then nothing has changed.
+  /// PayloadTooLarge, Backpressure or Unavailable, and then nothing has changed.
   void write(detail::Writer& answer, shm::ResponseSlot& slot);
 
   /// A tensor in answer memory; in plain memory if there is no room.
@@ -41,6 +41,7 @@ class AnswerPool {
  private:
   struct Storage;
   std::optional<std::uint64_t> take(std::size_t size);
+  bool reserve(std::size_t bytes);
   void give_back(std::uint64_t offset);
   std::size_t capacity() const { return file_.size() - shm::kAnswersOffset; }
 
@@ -48,7 +49,8 @@ class AnswerPool {
   shm::RingConsumer<std::uint64_t> releases_;
   std::mutex mutex_;  // guards pool_: tensors die on any thread
   std::optional<shm::BlockPool>
-      pool_;  // made when first needed: many actors never answer more than fits a slot
+      pool_;              // made when first needed: many actors never answer more than fits a slot
+  bool refused_ = false;  // the system had no memory, when it was last asked
   std::unordered_map<std::uint64_t, std::vector<Tensor>>
       residents_;  // tensors that answers on loan refer to, by block
 };

@@ -8,6 +8,22 @@
 #include "shm/failpoint.h"
 
 namespace forge::replicas {
+namespace {
+
+/// So few that they fit into the slot.
+Status in_few_words(ErrorCode code) {
+  switch (code) {
+    case ErrorCode::backpressure:
+      return {code, "the worker's answer memory is full; drop answers or raise arena_bytes"};
+    case ErrorCode::unavailable:
+      return {code, "the worker finds no shared memory left for its answers; free some"};
+    default:
+      return {ErrorCode::backpressure,
+              "the endpoint failed, and the worker's answer memory is too full to say how"};
+  }
+}
+
+}  // namespace
 
 shm::ResponseSlot& Outbox::claim(const shm::RequestSlot& request) {
   shm::ResponseSlot* slot = ring_.try_claim();
@@ -45,12 +61,7 @@ void Outbox::error(shm::ResponseSlot& slot, detail::Writer& out, ErrorCode code)
     answers_.write(out, slot);
   } catch (...) {  // no memory for the error: say at least that
     out.restart();
-    detail::write_error(
-        out,
-        Backpressure(
-            code == ErrorCode::backpressure
-                ? "the worker's answer memory is full; drop answers or raise arena_bytes"
-                : "the endpoint failed, and the worker's answer memory is too full to say how"));
+    detail::write_error(out, *make_error(in_few_words(code)));
     answers_.write(out, slot);
   }
 }
