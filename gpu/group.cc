@@ -113,6 +113,11 @@ Result<std::unique_ptr<Group>> Group::create(GroupSpec spec) {
   return group;
 }
 
+void Group::decline(shm::Segment& file, std::uint64_t call) {
+  // In the call, with no header (check_headers). Nobody sleeps for long without a look.
+  reinterpret_cast<GroupFile*>(file.data())->call.store(call + 1, std::memory_order_release);
+}
+
 Group::Group(GroupSpec spec)
     : rank_(spec.rank),
       files_(std::move(spec.files)),
@@ -319,6 +324,11 @@ void Group::refuse(const Status& why) {
 void Group::check_headers() {
   for (int rank = 0; rank < procs(); ++rank) {
     const GroupHeader header = file(rank).header;
+    if (header.magic == 0) {
+      fail({ErrorCode::unavailable, "group: rank " + std::to_string(rank) +
+                                        " has found no shared memory for its part of the group; "
+                                        "free some or raise the limit"});
+    }
     if (header.magic != kGroupMagic || header.version != kGroupVersion ||
         header.rank != static_cast<std::uint32_t>(rank) ||
         header.procs != static_cast<std::uint32_t>(procs()) ||

@@ -64,6 +64,9 @@ class Group final : public forge::Group {
   /// Errors: InvalidArgument if the files are not usable.
   static Result<std::unique_ptr<Group>> create(GroupSpec spec);
 
+  /// Of a rank that has no memory for its group: the others must not wait for it in this call.
+  static void decline(shm::Segment& file, std::uint64_t call);
+
   /// Bytes of a rank's file whose collectives go through in chunks of `chunk` bytes.
   static constexpr std::size_t file_size(std::size_t chunk) {
     return kGroupDataOffset + kGroupSlots * shm::page_up(chunk);

@@ -63,6 +63,7 @@ void RankGroup::make() {
   }
   shm::Segment& mine = files_.at(worker_.rank);
   if (!mine.reserve(mine.size())) {
+    gpu::Group::decline(mine, call_);
     throw Unavailable("forge::context().group(): no shared memory is left for the " +
                       std::to_string(mine.size()) + " bytes that a rank's collectives go through");
   }
