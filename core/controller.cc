@@ -245,12 +245,16 @@ std::shared_ptr<core::Engine> ActorFactory::launch(Arguments arguments, bool mes
 Future<Service> ActorFactory::launch_async(Arguments arguments) const {
   auto [future, state] = detail::make_promise<Service>();
   // A thread of its own: starting waits for other processes, which no thread of forge may do.
-  shm::start_thread("forge-start", {},
-                    [self = *this, arguments = std::move(arguments), state = state]() mutable {
-                      state->set(detail::capture(
-                          [&] { return Service(self.launch(std::move(arguments), false)); }));
-                    })
-      .detach();
+  try {
+    shm::start_thread("forge-start", {},
+                      [self = *this, arguments = std::move(arguments), state = state]() mutable {
+                        state->set(detail::capture(
+                            [&] { return Service(self.launch(std::move(arguments), false)); }));
+                      })
+        .detach();
+  } catch (const Error& error) {
+    state->set(Result<Service>(error.clone()));
+  }
   return std::move(future);
 }
 
