@@ -18,9 +18,7 @@ struct Point {
   When when;
   bool throws;  ///< an exception may be thrown there
 
-  friend std::ostream& operator<<(std::ostream& out, const Point& that) {
-    return out << that.name;
-  }
+  friend std::ostream& operator<<(std::ostream& out, const Point& that) { return out << that.name; }
 };
 std::vector<Point> points();
 std::vector<Point> points(When when);
