@@ -28,7 +28,9 @@ Refusal Engine::route_one(replicas::Entry& entry, bool fresh) {
   Unit* const unit = choose(entry, refusal);
   if (unit == nullptr && !refusal) refusal = check_hope();
   if (unit != nullptr && fresh) refusal = check_room(entry, *unit, behind(entry));
-  if (refusal || (fresh && hold(entry))) return refusal;
+  if (refusal) return refusal;
+  if (unit != nullptr && is_away(entry)) return bring_back(entry);
+  if (hold(entry, fresh)) return {};
   if (unit != nullptr) {
     enqueue(entry, *unit);
   } else {
@@ -236,10 +238,17 @@ Engine::Unit* Engine::place_session(std::uint64_t session, Refusal& refusal) {
   return best;
 }
 
-/// Where calls interleave, only the first of a session's goes out; the others wait for their turn.
-bool Engine::hold(replicas::Entry& entry) {
-  if (!interleaves_ || entry.slot.session == 0 || entry.home != replicas::kAnyReplica) return false;
-  const auto [place, first] = held_.try_emplace(entry.slot.session);
+/// Where calls interleave, only the first of a session's goes out; the others wait for their turn. All
+/// wait while its state is being brought back.
+bool Engine::hold(replicas::Entry& entry, bool fresh) {
+  const std::uint64_t session = entry.slot.session;
+  if (session == 0 || entry.home != replicas::kAnyReplica || brings_back(entry)) return false;
+  if (is_restoring(session)) {
+    replicas::append(held_[session], entry);
+    return true;
+  }
+  if (!interleaves_ || !fresh) return false;
+  const auto [place, first] = held_.try_emplace(session);
   entry.leads = first;
   if (!first) replicas::append(place->second, entry);
   return !first;
@@ -247,12 +256,13 @@ bool Engine::hold(replicas::Entry& entry) {
 
 /// How many calls its session holds already.
 std::size_t Engine::behind(const replicas::Entry& entry) const {
-  if (!interleaves_) return 0;
+  if (held_.empty()) return 0;
   const auto place = held_.find(entry.slot.session);
   return place == held_.end() ? 0 : place->second.size();
 }
 
-/// The session's call that was out is over. A loop: thousands may be behind it, and all be refused.
+/// The session's call that was out is over: the next goes out, or all where they do not interleave. A
+/// loop: thousands may be behind it, and all be refused.
 void Engine::release_next(std::uint64_t session) {
   for (;;) {
     const auto place = held_.find(session);
@@ -263,13 +273,15 @@ void Engine::release_next(std::uint64_t session) {
     }
     replicas::Entry& next = place->second.front();
     replicas::unlink(next);
+    next.leads = interleaves_ || brings_back(next);
     Refusal refusal = route_one(next, false);
     if (!refusal) {
-      next.leads = true;
-      return;
+      if (next.leads || is_restoring(session)) return;
+      continue;
     }
+    next.leads = false;  // on to the one behind it
     fail(next, std::move(refusal));
-    close(next);  // it did not lead: on to the one behind it
+    close(next);
   }
 }
 

@@ -46,6 +46,7 @@ Result<std::shared_ptr<Engine>> Engine::create(std::shared_ptr<Host> host, Launc
       }
     }
     engine->bound_.resize(engine->actor_->endpoints.size());
+    engine->find_state_endpoints();
     engine->endpoint_metrics_.resize(engine->actor_->endpoints.size());
     engine->slabs_.resize(engine->actor_->endpoints.size());
     engine->forming_ = std::vector<Forming>(engine->actor_->endpoints.size());
@@ -86,6 +87,7 @@ detail::EndpointRef Engine::bind(std::string_view endpoint, const std::string& s
   std::string names;
   for (std::size_t i = 0; i < actor_->endpoints.size(); ++i) {
     const auto& candidate = actor_->endpoints[i];
+    if (detail::is_hidden(candidate.name)) continue;
     names += (names.empty() ? "" : ", ") + candidate.name;
     if (candidate.name != endpoint) continue;
     if (candidate.signature != signature) {
@@ -275,6 +277,8 @@ Refusal Engine::send_all(const detail::EndpointRef& endpoint, detail::CallMode m
     call = &calls_.take();
     call->begin(shared_from_this(), 1, procs_);
     replicas::Entry& entry = open(endpoint, payload, call, 0);
+    // It comes back to the state it found, so another execution does no more than the first.
+    if (stateful_ && payload.session != 0) entry.idempotent = true;
     Refusal refusal = route_one(entry, true);
     if (refusal) discard(entry, call);
     return refusal;

@@ -69,6 +69,12 @@ using Refusal = std::shared_ptr<const Error>;
 /// What the engine thread should do next for this engine.
 enum class Attention { none, watch, spin };
 
+/// What one rank has saved of a session.
+struct Snapshot {
+  std::vector<std::byte> bytes;  ///< as the worker wrote them
+  std::uint64_t head = 0;        ///< so many of them are the head
+};
+
 class Engine final : public detail::Driver, public std::enable_shared_from_this<Engine> {
  public:
   static Result<std::shared_ptr<Engine>> create(std::shared_ptr<Host> host, Launch launch);
@@ -144,6 +150,25 @@ class Engine final : public detail::Driver, public std::enable_shared_from_this<
     std::uint32_t users = 0;
     std::uint64_t session = 0;      // of the call, as it is numbered; 0: none
     std::vector<Tensor> residents;  // arena tensors the arguments refer to
+  };
+
+  struct LoggedCall {
+    Payload* payload;
+    std::uint16_t endpoint;
+  };
+
+  /// What brings a session's state back on another replica: what the actor saved, and what it has
+  /// executed since.
+  struct SavedSession {
+    std::vector<Snapshot> state;     // by rank; empty: it has never been saved
+    std::vector<Snapshot> incoming;  // likewise, while it is being saved
+    std::vector<LoggedCall> calls;   // since, oldest first
+    std::size_t since = 0;           // calls since it was last asked for
+    int attempts = 0;                // to bring it back, that ended with a worker
+    bool saving = false;
+    bool away = false;        // its replica is gone: the next call brings it back
+    bool restoring = false;   // on its way
+    bool incomplete = false;  // saving fails: it cannot be brought back
   };
 
   /// What workers run: the plugin that the service was started with, or one that it was updated to.
@@ -229,7 +254,7 @@ class Engine final : public detail::Driver, public std::enable_shared_from_this<
   Refusal send_all(const detail::EndpointRef& endpoint, detail::CallMode mode, Payload& payload,
                    Call*& call);
   Unit* place_session(std::uint64_t session, Refusal& refusal);
-  bool hold(replicas::Entry& entry);
+  bool hold(replicas::Entry& entry, bool fresh);
   std::size_t behind(const replicas::Entry& entry) const;
   void release_next(std::uint64_t session);
   std::uint64_t open_session(std::string_view id, bool strict);
@@ -273,6 +298,25 @@ class Engine final : public detail::Driver, public std::enable_shared_from_this<
   Refusal not_answered_in_time(const replicas::Entry& entry) const;
   void expire(SteadyTime now);
   bool anything_can_come_back() const;
+
+  // snapshots.cc [lock]
+  void find_state_endpoints();
+  replicas::Entry& open_own(replicas::Purpose purpose, std::uint16_t endpoint, Payload& payload,
+                            std::uint64_t session);
+  Payload* place_own(detail::Writer& arguments);
+  bool is_away(const replicas::Entry& entry) const;
+  bool is_restoring(std::uint64_t session) const;
+  static bool brings_back(const replicas::Entry& entry);
+  Refusal bring_back(replicas::Entry& entry);
+  void session_answered(Unit& unit, const replicas::Entry& entry, const shm::ResponseSlot& slot);
+  void state_answered(replicas::Entry& entry, PollMember& member, const shm::ResponseSlot& slot);
+  void remember(Unit& unit, const replicas::Entry& entry, SavedSession& saved);
+  void request_snapshot(Unit& unit, std::uint64_t session, SavedSession& saved);
+  void sessions_lost(Unit& unit);
+  void session_lost(std::uint64_t session, bool from_outside);
+  void drop_own(std::uint64_t session);
+  void forget_calls(SavedSession& saved);
+  void forget_saved(std::uint64_t session);
 
   // measure.cc [lock]
   void begin_pulse();
@@ -386,14 +430,19 @@ class Engine final : public detail::Driver, public std::enable_shared_from_this<
   std::vector<std::shared_ptr<Router>> routers_;    // [lock] by endpoint
   Sessions sessions_;                               // [lock]
   bool interleaves_ = false;  // calls do, in this service's workers: a session's must not
-  /// Of sessions with a call out, the calls behind it. Only where calls interleave.
+  /// Of sessions with a call out, the calls behind it; where calls do not interleave, only while a
+  /// session's state is being brought back.
   std::unordered_map<std::uint64_t, replicas::EntryList> held_;  // [lock]
   SteadyTime next_eviction_ = SteadyTime::max();                 // [lock]
-  std::vector<Forming> forming_;                                 // [lock] by endpoint
-  std::vector<Slab> slabs_;                                      // [lock] by endpoint
-  std::uint64_t last_batch_ = 0;                                 // [lock]
-  replicas::EntryList waiting_;         // [lock] for any replica to come up
-  std::size_t outstanding_ = 0;         // [lock] entries in flight
+  bool stateful_ = false;                                  // the actor has save() and restore()
+  std::uint16_t save_ = 0, restore_ = 0;                   // their endpoints
+  std::unordered_map<std::uint64_t, SavedSession> saved_;  // [lock] by session
+  std::size_t logged_bytes_ = 0;                           // [lock] of their calls, in the arena
+  std::vector<Forming> forming_;                           // [lock] by endpoint
+  std::vector<Slab> slabs_;                                // [lock] by endpoint
+  std::uint64_t last_batch_ = 0;                           // [lock]
+  replicas::EntryList waiting_;                            // [lock] for any replica to come up
+  std::size_t outstanding_ = 0;                            // [lock] entries in flight
   std::size_t processes_ = 0;           // [lock] started and not reaped, or being started
   ServiceCounters counters_;            // [lock]
   std::uint32_t next_rank_ = 0;         // [lock] choose()

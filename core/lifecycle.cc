@@ -438,6 +438,7 @@ void Engine::shutdown(std::chrono::nanoseconds grace) {
   lock.lock();
   for (Unit* const unit : everyone()) unit->prepared.clear();
   slabs_.clear();
+  while (!saved_.empty()) forget_saved(saved_.begin()->first);
   state_ = State::closed;
   changed_.notify_all();
   lock.unlock();

@@ -260,7 +260,8 @@ MetricsSummary Engine::metrics_summary() {
     replica.latency = unit->meter.latency;
   }
   for (std::size_t i = 0; i < endpoint_metrics_.size(); ++i)
-    summary.endpoints[actor_->endpoints[i].name] = endpoint_metrics_[i];
+    if (!detail::is_hidden(actor_->endpoints[i].name))
+      summary.endpoints[actor_->endpoints[i].name] = endpoint_metrics_[i];
   return summary;
 }
 

@@ -312,7 +312,9 @@ void Engine::on_answer(PollMember& member, const shm::ResponseSlot& slot) {
   }
   const bool setup = entry->slot.kind == shm::RequestKind::setup;
   if ((slot.flags & shm::kBatchFailed) != 0 && entry->batch != 0) entry->alone = true;
-  if (setup) {
+  if (entry->purpose == replicas::Purpose::save || entry->purpose == replicas::Purpose::restore) {
+    state_answered(*entry, member, slot);
+  } else if (setup) {
     setup_answered(unit, member.rank, slot);
   } else if (entry->call != nullptr && slot.kind != shm::ResponseKind::expired && is_late(*entry)) {
     // An endpoint that saw its deadline pass may have answered anything.
@@ -334,6 +336,7 @@ void Engine::on_answer(PollMember& member, const shm::ResponseSlot& slot) {
     pump(unit);
     return;
   }
+  if (stateful_ && entry->slot.session != 0) session_answered(unit, *entry, slot);
   auto* call = static_cast<Call*>(std::exchange(entry->call, nullptr));
   if (call != nullptr) {
     count(unit, !entry->failed);

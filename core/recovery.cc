@@ -102,10 +102,13 @@ void Engine::on_stuck(const LifePtr& life, std::uint32_t rank) {  // on the watc
                                   " does not end although it was killed; it sits in a driver or in "
                                   "the kernel, and its replica stays down until it leaves");
   unit.life->ranks[rank].stuck = true;
+  sessions_lost(unit);
+  std::vector<std::uint64_t> released;
   for (auto next = unit.in_flight.end(); next != unit.in_flight.begin();) {
     replicas::Entry& entry = *--next;
     if (entry.slot.kind == shm::RequestKind::setup) continue;
     if (was_started(unit, entry)) {
+      if (std::exchange(entry.leads, false)) released.push_back(entry.slot.session);
       fail(entry, make_error({ErrorCode::worker_lost,
                               where(entry) + ": " + who +
                                   " does not end although it was killed; the call had started and "
@@ -118,11 +121,15 @@ void Engine::on_stuck(const LifePtr& life, std::uint32_t rank) {  // on the watc
     replicas::unlink(entry);
     --outstanding_;
     ledger_.lost(entry, false);
+    if (entry.purpose != replicas::Purpose::call) {
+      close(entry);
+      continue;
+    }
     ++counters_.replays;
     put_back(unit, entry);
   }
-  sessions_.replica_lost(unit.idx);
   move_queue(unit, true);
+  for (const std::uint64_t session : released) release_next(session);
   if (state_ != State::serving) rank_gone(unit, rank);
   if (!healthy_.empty()) dispatch_waiting();
   changed_.notify_all();
@@ -214,7 +221,7 @@ bool Engine::sort_out(Unit& unit) {
       std::count_if(unit.in_flight.begin(), unit.in_flight.end(), [&](const auto& entry) {
         return entry.slot.kind == shm::RequestKind::call && was_started(unit, entry);
       }));
-  sessions_.replica_lost(unit.idx);
+  sessions_lost(unit);
   // Backwards, and each to the front: the order among the replayed stays what it was.
   while (!unit.in_flight.empty()) {
     replicas::Entry& entry = unit.in_flight.back();

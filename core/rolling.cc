@@ -36,7 +36,9 @@ Engine::VersionPtr Engine::version_of(const std::string& plugin,
                       now->coroutine == old.coroutine;
     version->offers.push_back(same);
     if (same || !bound_[i]) continue;
-    throw SignatureMismatch(who + "its endpoint '" + old.name + "' " +
+    const std::string what = detail::is_hidden(old.name) ? "its " + old.name.substr(1) + "() "
+                                                         : "its endpoint '" + old.name + "' ";
+    throw SignatureMismatch(who + what +
                             (now == nullptr ? "is missing"
                              : now->signature != old.signature
                                  ? "is " + now->signature + " instead of " + old.signature
@@ -146,6 +148,10 @@ void Engine::move_queue(Unit& unit, bool sessions) {
   for (auto next = unit.queue.begin(); next != unit.queue.end();) {
     replicas::Entry& entry = *next++;
     if (entry.home != replicas::kAnyReplica || (entry.slot.session != 0 && !sessions)) continue;
+    if (entry.purpose != replicas::Purpose::call) {  // its session will be brought back elsewhere
+      drop(entry, nullptr);
+      continue;
+    }
     replicas::unlink(entry);
     entry.batch = 0;
     entry.replica = replicas::kAnyReplica;

@@ -1,7 +1,5 @@
 #include "core/sessions.h"
 
-#include <vector>
-
 namespace forge::core {
 
 std::uint64_t Sessions::open(std::string_view id, bool strict, Time now) {
@@ -51,12 +49,15 @@ bool Sessions::end(std::string_view id) {
   return true;
 }
 
-void Sessions::replica_lost(std::uint32_t replica) {
+std::vector<std::uint64_t> Sessions::replica_lost(std::uint32_t replica) {
+  std::vector<std::uint64_t> lost;
   for (auto& [number, state] : states_) {
     if (state.replica != replica) continue;
     place(number, kNoReplica);
     state.lost = state.strict;
+    lost.push_back(number);
   }
+  return lost;
 }
 
 bool Sessions::evict(Time now, std::chrono::nanoseconds timeout) {
@@ -77,6 +78,7 @@ std::size_t Sessions::on(std::uint32_t replica) const {
 void Sessions::forget(std::uint64_t number) {
   place(number, kNoReplica);
   states_.erase(number);
+  forgotten_(number);
 }
 
 }  // namespace forge::core

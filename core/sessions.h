@@ -10,6 +10,8 @@
 #include <string>
 #include <string_view>
 #include <unordered_map>
+#include <utility>
+#include <vector>
 
 namespace forge::core {
 
@@ -20,7 +22,7 @@ struct SessionState {
   std::uint32_t replica =
       kNoReplica;           ///< it sticks to; none before its first call and after a death
   bool strict = false;      ///< its caller wants to hear that its state is gone
-  bool lost = false;        ///< strict, and the next call will hear it
+  bool lost = false;        ///< its state is, and the next call will hear it
   bool ended = false;       ///< forgotten when its last call is over
   std::uint32_t calls = 0;  ///< open
   std::chrono::steady_clock::time_point idle_since{};  ///< meaningful while there are no calls
@@ -35,6 +37,7 @@ class Sessions {
   /// The session's number, never 0; started if there is none with this id. Numbers are never reused.
   std::uint64_t open(std::string_view id, bool strict, Time now);
   SessionState& at(std::uint64_t number) { return states_.at(number); }
+  bool exists(std::uint64_t number) const { return states_.contains(number); }
   std::uint64_t find(std::string_view id) const;  ///< 0: there is none
 
   void place(std::uint64_t number, std::uint32_t replica);
@@ -43,14 +46,16 @@ class Sessions {
 
   /// Forgotten once its calls are over. False: there is no such session.
   bool end(std::string_view id);
-  /// The replica has died, and with it what actors kept for their sessions.
-  void replica_lost(std::uint32_t replica);
+  /// The replica has died, and with it what actors kept for their sessions: these.
+  std::vector<std::uint64_t> replica_lost(std::uint32_t replica);
   /// Forgets sessions that have had no call for `timeout`. True if any are left.
   bool evict(Time now, std::chrono::nanoseconds timeout);
 
   std::size_t size() const { return numbers_.size(); }
   std::size_t on(std::uint32_t replica) const;
   const Map& map() const { return map_; }
+  /// Called with the number of each session that is forgotten.
+  void on_forget(std::function<void(std::uint64_t)> f) { forgotten_ = std::move(f); }
 
  private:
   void forget(std::uint64_t number);
@@ -60,6 +65,7 @@ class Sessions {
   std::map<std::string, std::uint64_t, std::less<>> numbers_;  // not those that have ended
   Map map_;                                                    // those that stick to a replica
   std::unordered_map<std::uint32_t, std::size_t> per_replica_;
+  std::function<void(std::uint64_t)> forgotten_ = [](std::uint64_t) {};
 };
 
 }  // namespace forge::core

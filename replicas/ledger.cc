@@ -38,6 +38,7 @@ Entry& Ledger::open(std::uint16_t client) {
   entry.slot.batch = 1;
   entry.slot.kind = shm::RequestKind::call;
   entry.state = EntryState::queued;
+  entry.purpose = Purpose::call;
   entry.idempotent = false;
   entry.executions = 0;
   entry.home = kAnyReplica;

@@ -34,11 +34,16 @@ inline constexpr std::uint16_t kMaxExecutions = 3;
 
 enum class EntryState : std::uint8_t { closed, queued, sent };
 
+/// Somebody's call, or one of the engine's own that keep the state of a session: they save it, bring
+/// it back on another replica, or run a call again that the saved state does not know.
+enum class Purpose : std::uint8_t { call, save, restore, replay };
+
 struct Entry;
 using EntryList = boost::intrusive::list<Entry, boost::intrusive::constant_time_size<true>>;
 
 struct Entry : boost::intrusive::list_base_hook<> {
   EntryState state = EntryState::closed;
+  Purpose purpose = Purpose::call;
   bool idempotent = false;
   std::uint16_t executions = 0;         ///< attempts that had started
   std::uint32_t home = kAnyReplica;     ///< a share belongs to this replica; others may go anywhere

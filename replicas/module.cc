@@ -43,6 +43,9 @@ void ActorInfo::add(EndpointInfo endpoint) {
   if (endpoint.name.empty()) {
     throw InvalidArgument("an endpoint of actor \"" + name + "\" has no name; give it one");
   }
+  if (is_hidden(endpoint.name)) {
+    throw InvalidArgument(where + " begins with '~', as forge's own do; give it another name");
+  }
   for (const EndpointInfo& other : endpoints) {
     if (other.name == endpoint.name) {
       throw InvalidArgument(where + " is registered twice; give one of them another name");

@@ -87,6 +87,8 @@ TEST_F(Update, ThatWouldBreakAHandleIsRefused) {
               HasSubstr("'plus' is f64(f64) instead of i64(i64)"));
   EXPECT_THAT(message_of<SignatureMismatch>([&] { service.update(version(6)); }),
               HasSubstr("constructed from other arguments"));
+  EXPECT_THAT(message_of<SignatureMismatch>([&] { service.update(version(7)); }),
+              HasSubstr("its save() is f64() instead of i64()"));
   const Plugin other = controller_.load(plugin_path("counter"));
   message_of<UnknownActor>([&] { service.update(other); });
   EXPECT_EQ(pids_of(service), pids) << "nothing was touched";

@@ -6,9 +6,19 @@
 
 namespace {
 
-enum : int { kFirst = 1, kNext, kThrowing, kAborting, kOtherSignature, kOtherConstructor };
+enum : int {
+  kFirst = 1,
+  kNext,
+  kThrowing,
+  kAborting,
+  kOtherSignature,
+  kOtherConstructor,
+  kOtherState
+};
 
 using Number = std::conditional_t<VERSION == kOtherSignature, double, std::int64_t>;
+
+using State = std::conditional_t<VERSION == kOtherState, double, std::int64_t>;
 
 class Versioned : public forge::ForgeActor {
  public:
@@ -21,6 +31,8 @@ class Versioned : public forge::ForgeActor {
   std::int64_t version() const { return VERSION; }
   Number plus(Number value) const { return static_cast<Number>(base_) + value; }
   std::int64_t forgotten() const { return 0; }
+  State save() const { return 0; }
+  void restore(State) {}
 
  private:
   std::int64_t base_;

@@ -155,6 +155,8 @@ TEST(Registering, RefusesNamesThatAreTakenOrMissing) {
   EXPECT_THAT(complaint([](Module& m) { m.actor<Shapes>(""); }), HasSubstr("without a name"));
   EXPECT_THAT(complaint([](Module& m) { m.actor<Shapes>("A").endpoint("", &Shapes::plain); }),
               HasSubstr("has no name"));
+  EXPECT_THAT(complaint([](Module& m) { m.actor<Shapes>("A").endpoint("~e", &Shapes::plain); }),
+              HasSubstr("begins with '~'"));
 }
 
 TEST(Registering, RefusesOptionsThatMakeNoSense) {

@@ -13,7 +13,8 @@
 namespace forge {
 
 /// One instance lives in each rank of a replica. It runs one call at a time, always on the thread
-/// that constructed it; while an endpoint that is a forge::Task waits, others run.
+/// that constructed it; while an endpoint that is a forge::Task waits, others run. One that has
+/// save() and restore() keeps its sessions over the death of its replica: see snapshot.h.
 class ForgeActor {
  public:
   ForgeActor() = default;

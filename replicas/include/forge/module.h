@@ -61,6 +61,12 @@ struct Invocation {
   std::exception_ptr failure = nullptr;  ///< what it threw
 };
 
+/// Endpoints that no caller binds: they save and bring back what an actor keeps for a session
+/// (snapshot.h). Names that begin like theirs are taken.
+inline constexpr std::string_view kSaveEndpoint = "~save";
+inline constexpr std::string_view kRestoreEndpoint = "~restore";
+constexpr bool is_hidden(std::string_view endpoint) { return endpoint.starts_with('~'); }
+
 struct EndpointInfo {
   using Invoke = void (*)(const EndpointInfo&, ForgeActor&, Invocation&);
 

@@ -14,6 +14,7 @@
 #include <forge/batch.h>
 #include <forge/invoke.h>
 #include <forge/module.h>
+#include <forge/snapshot.h>
 
 #include <array>
 #include <cstddef>
@@ -169,6 +170,7 @@ ActorBuilder<A> Module::actor(std::string name, std::string doc) {
   info.doc = std::move(doc);
   detail::append_types<std::remove_cvref_t<CtorArgs>...>(info.constructor);
   info.construct = &detail::construct_actor<A, CtorArgs...>;
+  if constexpr (detail::KeepsSessions<A>) detail::StateInvoker<A>::add_to(info);
   return ActorBuilder<A>(add(std::move(info)));
 }
 
