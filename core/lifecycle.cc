@@ -208,8 +208,8 @@ bool Engine::take_over(Unit& unit) {
     host_->output().rename(unit.life->ranks[rank].output, rank_name(unit, rank));
   }
   ++counters_.takeovers;
+  becomes_healthy(unit);  // first: calls wait for it, nobody for the next spare
   launch_replica(spare);
-  becomes_healthy(unit);
   return true;
 }
 
