@@ -15,6 +15,7 @@
 
 #include "bench/forge_bench/chaos_client.h"
 #include "bench/forge_bench/chaos_tally.h"
+#include "bench/forge_bench/machine.h"
 #include "bench/forge_bench/options.h"
 #include "bench/forge_bench/text.h"
 
@@ -94,6 +95,7 @@ class Traffic {
     }
     if (!failure_.empty()) run.ledger.complain("a client broke off: " + failure_);
   }
+  const std::vector<ChaosSixth>& sixths() const { return sixths_; }
   void recheck() {
     for (auto& client : clients_) client->recheck();
   }
@@ -103,9 +105,20 @@ class Traffic {
     const bool show = ::isatty(STDERR_FILENO) == 1;
     const std::int64_t end = begin + static_cast<std::int64_t>(duration_s * 1e9);
     std::int64_t shown = 0;
+    std::int64_t sixth_began = begin;
+    std::uint64_t answers_before = 0;
     while (done_.load() < clients_.size()) {
       const std::int64_t now = now_ns();
       if (now >= end) stopping_.store(true);
+      const auto passed = static_cast<double>(now - begin) / 1e9;
+      if (sixths_.size() < 6 &&
+          6 * passed >= duration_s * static_cast<double>(sixths_.size() + 1)) {
+        const std::uint64_t answers = settled_.load();
+        sixths_.push_back({answers - answers_before, static_cast<double>(now - sixth_began) / 1e9,
+                           resident_bytes("self"), held_now()});
+        answers_before = answers;
+        sixth_began = now;
+      }
       if (show && now - shown > 200'000'000) {
         shown = now;
         std::fprintf(stderr, "\r\033[Kchaos: %.1f s to go, %s answers",
@@ -121,6 +134,7 @@ class Traffic {
   std::atomic<bool> stopping_{false};
   std::atomic<std::uint64_t> settled_{0};
   std::atomic<std::size_t> done_{0};
+  std::vector<ChaosSixth> sixths_;
   std::mutex mutex_;
   std::string failure_;  // guarded
 };
@@ -158,6 +172,7 @@ void serve(const ActorFactory& actor, const ChaosTally& tally, const ChaosOption
   {
     ChaosFaults faults(service, tally, options);
     run.seconds = traffic.run(options.duration_s);
+    run.sixths = traffic.sixths();
     run.core_share = (cpu_seconds() - cpu) / run.seconds;
     run.faults = faults.stop();
   }

@@ -99,6 +99,33 @@ std::string violations(const ChaosOptions& options, const ChaosRun& run) {
                                 options.replicas, options.duration_s));
 }
 
+/// Whether it stays what it was: the last sixth of the run beside the first.
+std::string pace_line(const ChaosRun& run) {
+  if (run.sixths.size() < 2) return "the run was too short";
+  const auto rate = [](const ChaosSixth& sixth) {
+    return static_cast<double>(sixth.answers) / sixth.seconds;
+  };
+  const ChaosSixth& first = run.sixths.front();
+  const ChaosSixth& last = run.sixths.back();
+  return format_rate(rate(first)) + " in the first sixth, " + format_rate(rate(last)) +
+         text(" in the last (%.2f ×); ", rate(last) / rate(first)) + format_bytes(first.resident) +
+         " of memory, then " + format_bytes(last.resident) +
+         text("; %zu descriptors, then %zu", first.held.descriptors, last.held.descriptors);
+}
+
+Json sixths_json(const ChaosRun& run) {
+  Json json = Json::array();
+  for (const ChaosSixth& sixth : run.sixths) {
+    json.push_back({{"answers", sixth.answers},
+                    {"seconds", sixth.seconds},
+                    {"resident_bytes", sixth.resident},
+                    {"descriptors", sixth.held.descriptors},
+                    {"segments", sixth.held.segments},
+                    {"processes", sixth.held.processes}});
+  }
+  return json;
+}
+
 Json held_json(const Held& held) {
   return {{"descriptors", held.descriptors},
           {"segments", held.segments},
@@ -140,6 +167,7 @@ std::string to_text(const ChaosOptions& options, const ChaosRun& run) {
   out += labelled("cpu",
                   text("%.2f cores for controller, clients and their checks; ", run.core_share) +
                       format_rate(static_cast<double>(ledger.requests()) / run.seconds));
+  out += labelled("pace", pace_line(run));
   if (!ledger.holds()) out += violations(options, run);
   return out +
          (ledger.holds()
@@ -194,6 +222,7 @@ Json to_json(const ChaosOptions& options, const ChaosRun& run) {
                   {"process_after", held_json(run.process_after)}};
   json["held_while_idle"] = run.held_while_idle;
   json["seconds"] = run.seconds;
+  json["sixths"] = sixths_json(run);
   json["core_share"] = run.core_share;
   json["violations"] = Json::array();
   for (const ChaosLedger::Violation& violation : ledger.violations())

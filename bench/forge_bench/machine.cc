@@ -2,7 +2,9 @@
 
 #include <sys/utsname.h>
 #include <time.h>
+#include <unistd.h>
 
+#include <cstdint>
 #include <cstdlib>
 #include <fstream>
 
@@ -48,6 +50,14 @@ Machine look_at_machine() {
   std::ifstream("/proc/loadavg") >> machine.load;
   machine.date = utc_now();
   return machine;
+}
+
+double resident_bytes(const std::string& pid) {
+  std::ifstream in("/proc/" + pid + "/statm");
+  std::uint64_t all = 0;
+  std::uint64_t resident = 0;
+  in >> all >> resident;
+  return static_cast<double>(resident) * static_cast<double>(::sysconf(_SC_PAGESIZE));
 }
 
 Build build() {

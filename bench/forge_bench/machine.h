@@ -16,6 +16,9 @@ struct Machine {
 };
 Machine look_at_machine();
 
+/// Physical memory of a process, in bytes; 0 if it has ended. "self" is this one.
+double resident_bytes(const std::string& pid);
+
 /// What was built: fixed when compiled.
 struct Build {
   std::string version;

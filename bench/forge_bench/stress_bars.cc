@@ -1,15 +1,14 @@
 #include "bench/forge_bench/stress_bars.h"
 
 #include <malloc.h>
-#include <unistd.h>
 
 #include <algorithm>
 #include <chrono>
-#include <fstream>
 #include <numeric>
 #include <string>
 #include <thread>
 
+#include "bench/forge_bench/machine.h"
 #include "bench/forge_bench/text.h"
 #include "bench/forge_bench/work.h"
 
@@ -20,14 +19,6 @@ using namespace std::chrono_literals;
 
 ControllerOptions quiet() { return {.name = "forge-bench", .log_level = LogLevel::error}; }
 
-/// Physical memory of a process, in bytes; 0 if it has ended.
-double resident_bytes(const std::string& pid) {
-  std::ifstream in("/proc/" + pid + "/statm");
-  std::uint64_t all = 0;
-  std::uint64_t resident = 0;
-  in >> all >> resident;
-  return static_cast<double>(resident) * static_cast<double>(::sysconf(_SC_PAGESIZE));
-}
 double resident_bytes_of_workers(const Service& service) {
   double total = 0;
   for (const ReplicaStatus& replica : service.replicas()) {
