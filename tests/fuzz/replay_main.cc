@@ -9,13 +9,14 @@
 
 #include "tests/fuzz/input.h"
 #include "tests/random.h"
+#include "tests/sanitizer.h"
 
 namespace {
 
 using forge::tests::below;
 using Bytes = std::vector<std::uint8_t>;
 
-constexpr int kMutations = 100'000;
+constexpr int kMutations = forge::tests::kUnderAsan ? 25'000 : 100'000;
 constexpr std::size_t kLongest = 4096;
 
 Bytes read(const std::filesystem::path& path) {

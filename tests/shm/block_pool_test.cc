@@ -15,6 +15,7 @@
 
 #include "shm/control_file.h"
 #include "tests/random.h"
+#include "tests/sanitizer.h"
 
 namespace forge::shm {
 namespace {
@@ -295,13 +296,14 @@ TEST(BlockPool, GivesNothingWhileNoMemoryIsLeftAndGoesOnWhenThereIs) {
 // ---- against a model
 
 TEST(BlockPool, KeepsItsInvariantsUnderRandomUse) {
+  constexpr int kRounds = tests::kUnderAsan ? 1 : 4;
   auto random = tests::seeded();
   // As in a service arena, in a worker's answer memory, and anywhere.
   for (const std::size_t skew : {kArenaBlocksOffset % (64 * kKiB), kAnswersOffset % (64 * kKiB),
                                  std::size_t{0}, 64 * tests::below(random, 1024)}) {
     SCOPED_TRACE("skew " + std::to_string(skew));
     Checked checked(8 * kMiB, 256 * kKiB, skew);
-    for (int round = 0; round < 4 && !HasFailure(); ++round) {
+    for (int round = 0; round < kRounds && !HasFailure(); ++round) {
       const std::size_t many = 1 + tests::below(random, 400);
       for (int step = 0; step < 3000 && !HasFailure(); ++step) {
         checked.refuse(tests::below(random, 10) == 0);
