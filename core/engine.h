@@ -310,10 +310,12 @@ class Engine final : public detail::Driver, public std::enable_shared_from_this<
   Refusal bring_back(replicas::Entry& entry);
   void session_answered(Unit& unit, const replicas::Entry& entry, const shm::ResponseSlot& slot);
   void state_answered(replicas::Entry& entry, PollMember& member, const shm::ResponseSlot& slot);
+  void saving_ended(SavedSession& saved, bool success);
+  void restoring_goes_on(std::uint64_t session, SavedSession& saved, bool success);
   void remember(Unit& unit, const replicas::Entry& entry, SavedSession& saved);
   void request_snapshot(Unit& unit, std::uint64_t session, SavedSession& saved);
   void sessions_lost(Unit& unit);
-  void session_lost(std::uint64_t session, bool from_outside);
+  void session_lost(std::uint64_t session, bool blameless);
   void drop_own(std::uint64_t session);
   void forget_calls(SavedSession& saved);
   void forget_saved(std::uint64_t session);

@@ -84,32 +84,33 @@ void Engine::session_answered(Unit& unit, const replicas::Entry& entry,
   const std::uint64_t session = entry.slot.session;
   const SessionState& state = sessions_.at(session);
   if (state.replica != unit.idx) return;  // it has moved on, and this did not happen there
-  const bool saves = entry.purpose == Purpose::save;
   if (entry.purpose == Purpose::call) {
     // What asks for another replica by failing is not to be done to that one too.
     const bool gone = entry.failed && (entry.slot.flags & shm::kRestartOnError) != 0;
     if (slot.kind == shm::ResponseKind::expired || gone || state.ended) return;
     remember(unit, entry, saved_[session]);
+  } else if (const auto found = saved_.find(session); found == saved_.end()) {
     return;
+  } else if (entry.purpose == Purpose::save) {
+    saving_ended(found->second, !entry.failed);
+  } else {
+    restoring_goes_on(session, found->second, entry.purpose == Purpose::replay || !entry.failed);
   }
-  const auto found = saved_.find(session);
-  if (found == saved_.end()) return;
-  SavedSession& saved = found->second;
-  if (saves) {
-    saved.saving = false;
-    if (!entry.failed) {
-      forget_calls(saved);
-      saved.state = std::move(saved.incoming);
-      saved.incomplete = false;
-    } else if (saved.calls.size() >= kMostCalls) {
-      forget_calls(saved);
-      saved.state.clear();
-      saved.incomplete = true;
-    }
-    saved.incoming.clear();
-    return;
-  }
-  if (entry.failed && entry.purpose == Purpose::restore) {
+}
+
+void Engine::saving_ended(SavedSession& saved, bool success) {
+  saved.saving = false;
+  std::vector<Snapshot> taken = std::exchange(saved.incoming, {});
+  if (!success && saved.calls.size() < kMostCalls) return;
+  // It stands for all calls that have been answered; without it they have become too many.
+  forget_calls(saved);
+  if (!success) taken.clear();
+  saved.state = std::move(taken);
+  saved.incomplete = !success;
+}
+
+void Engine::restoring_goes_on(std::uint64_t session, SavedSession& saved, bool success) {
+  if (!success) {
     drop_own(session);
     forget_saved(session);
     sessions_.at(session).lost = true;
@@ -232,10 +233,11 @@ Refusal Engine::bring_back(replicas::Entry& entry) {
 void Engine::sessions_lost(Unit& unit) {
   const std::vector<std::uint64_t> lost = sessions_.replica_lost(unit.idx);
   if (!stateful_) return;
-  for (const std::uint64_t session : lost) session_lost(session, unit.life->killed_from_outside);
+  const bool blameless = unit.life->killed_from_outside || unit.life->draining || unit.life->left;
+  for (const std::uint64_t session : lost) session_lost(session, blameless);
 }
 
-void Engine::session_lost(std::uint64_t session, bool from_outside) {
+void Engine::session_lost(std::uint64_t session, bool blameless) {
   drop_own(session);
   if (!sessions_.exists(session)) return;
   bool& lost = sessions_.at(session).lost;
@@ -246,7 +248,7 @@ void Engine::session_lost(std::uint64_t session, bool from_outside) {
   }
   SavedSession& saved = found->second;
   saved.saving = false;
-  if (std::exchange(saved.restoring, false) && !from_outside) ++saved.attempts;
+  if (std::exchange(saved.restoring, false) && !blameless) ++saved.attempts;
   lost = saved.incomplete || saved.attempts >= replicas::kMaxExecutions;
   if (lost) return forget_saved(session);
   saved.away = !saved.state.empty() || !saved.calls.empty();
