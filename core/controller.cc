@@ -42,11 +42,19 @@ void check_counts(const std::string& who, const Options& options) {
   if (options.num_replicas < 1)
     invalid(who + "num_replicas is " + std::to_string(options.num_replicas) +
             "; a service has at least one");
+  const int least = options.min_replicas.value_or(options.num_replicas);
+  const int most = options.max_replicas.value_or(options.num_replicas);
+  if (least < 0 || least > options.num_replicas || most < options.num_replicas) {
+    invalid(who + "num_replicas " + std::to_string(options.num_replicas) +
+            " is not between min_replicas " + std::to_string(least) + " and max_replicas " +
+            std::to_string(most) + "; the least is 0");
+  }
   if (options.spares < 0)
     invalid(who + "spares is " + std::to_string(options.spares) + "; it starts at 0");
-  if (options.procs > kMostWorkers / (options.num_replicas + options.spares)) {
-    invalid(who + "procs " + std::to_string(options.procs) + " times num_replicas and spares " +
-            std::to_string(options.num_replicas + options.spares) + " is more than " +
+  if (options.spares > kMostWorkers || most > kMostWorkers ||
+      options.procs > kMostWorkers / (most + options.spares)) {
+    invalid(who + "procs " + std::to_string(options.procs) + " times replicas and spares " +
+            std::to_string(most) + " + " + std::to_string(options.spares) + " is more than " +
             std::to_string(kMostWorkers) + " workers; lower one of them");
   }
   if (options.replica_max_concurrent_requests < 1)
@@ -103,8 +111,8 @@ void check(const Options& options, const std::string& name) {
                        " hosts run one controller on each and spread calls in your program, or put "
                        "a cluster scheduler such as Ray above them");
   }
-  if (options.autoscaling.enabled || options.min_replicas || options.max_replicas)
-    throw NotSupported(who + "autoscaling is not there yet; set num_replicas");
+  if (options.autoscaling.enabled)
+    throw NotSupported(who + "autoscaling is not there yet; use Service::scale()");
   if (options.with_gpus) {
     const auto devices = gpu::list_devices();
     const int wanted = options.procs * options.num_replicas;

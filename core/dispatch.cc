@@ -35,6 +35,7 @@ Refusal Engine::route_one(replicas::Entry& entry, bool fresh) {
     enqueue(entry, *unit);
   } else {
     replicas::append(waiting_, entry);
+    wake_replica();
   }
   return refusal;
 }
@@ -347,7 +348,11 @@ void Engine::flush(std::size_t endpoint) {
       queue_up(entry, *unit);
     }
   }
-  if (unit != nullptr) pump(*unit);
+  if (unit != nullptr) {
+    pump(*unit);
+  } else {
+    wake_replica();
+  }
 }
 
 /// Rows adjoin if their calls are in the order of their rows, whoever made them first.
@@ -407,7 +412,7 @@ bool Engine::anything_can_come_back() const {
     if (unit->state != ReplicaState::quarantined && unit->state != ReplicaState::stopped)
       return true;
   }
-  return false;
+  return wanted() == 0;  // a request wakes one
 }
 
 // ---- cancelling

@@ -19,6 +19,14 @@ constexpr std::chrono::milliseconds kFastestPulse{1};
 /// Copies larger than this are made without the lock.
 constexpr std::size_t kCopyUnlocked = 16 * 1024;
 
+/// That it may ever have at once.
+std::size_t most_replicas(const Launch& launch) {
+  const Options& options = launch.options;
+  return launch.mesh ? 1
+                     : static_cast<std::size_t>(
+                           std::max(options.num_replicas, options.max_replicas.value_or(0)));
+}
+
 }  // namespace
 
 Result<std::shared_ptr<Engine>> Engine::create(std::shared_ptr<Host> host, Launch launch) {
@@ -60,8 +68,8 @@ Engine::Engine(std::shared_ptr<Host> host, Launch launch, std::shared_ptr<Arena>
       launch_(std::move(launch)),
       arena_(std::move(arena)),
       procs_(static_cast<std::uint32_t>(launch_.options.procs)),
-      timeline_(static_cast<std::size_t>(launch_.mesh ? 1 : launch_.options.num_replicas)) {
-  const int replicas = launch_.mesh ? 1 : launch_.options.num_replicas;
+      timeline_(most_replicas(launch_)) {
+  const auto replicas = static_cast<int>(most_replicas(launch_));
   stale_.reserve(static_cast<std::size_t>(replicas));
   pulse_period_ = kPulse;
   const int spares = launch_.mesh ? 0 : launch_.options.spares;
@@ -70,6 +78,7 @@ Engine::Engine(std::shared_ptr<Host> host, Launch launch, std::shared_ptr<Arena>
     units.push_back(std::make_unique<Unit>());
     units.back()->idx = static_cast<std::uint32_t>(i);
     units.back()->spare = i >= replicas;
+    units.back()->wanted = units.back()->spare || launch_.mesh || i < launch_.options.num_replicas;
   }
 }
 

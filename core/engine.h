@@ -2,7 +2,7 @@
 //
 // Reading order: engine.cc (a call on its way out), dispatch.cc (where it goes and when), poll.cc
 // (its answer on its way in, and who waits how), lifecycle.cc (start, shutdown), recovery.cc
-// (deaths, replay), rolling.cc (replacement), measure.cc (metrics).
+// (deaths, replay), rolling.cc (replacement), scaling.cc (more and fewer), measure.cc (metrics).
 //
 // Thread safety: one lock, mutex_. Fields marked [lock] need it; [role] belongs to whoever holds
 // the poller's role; the rest is constant or atomic. The watchdog thread enters through
@@ -84,7 +84,9 @@ class Engine final : public detail::Driver, public std::enable_shared_from_this<
   Status start();
   /// Replaces all replicas, one at a time (rolling.cc). Throws.
   void restart_replicas();
-  /// The same, with the actor as another plugin has it.
+  /// So many replicas from now on; waits for those that come and those that leave. Throws.
+  void scale(int count);
+  /// The same as restart_replicas(), with the actor as another plugin has it.
   void update(const std::string& plugin, const replicas::ActorManifest& actor);
   /// Refuses new calls; with grace, lets the old ones finish; then stops. Idempotent.
   void shutdown(std::chrono::nanoseconds grace);
@@ -219,6 +221,7 @@ class Engine final : public detail::Driver, public std::enable_shared_from_this<
   struct Unit {             // one replica, or a spare
     std::uint32_t idx = 0;  // spares count on behind the replicas
     bool spare = false;     // up, and given no calls: its life becomes that of a replica that dies
+    bool wanted = true;     // one of those that serve; else it has left, or leaves
     ReplicaState state = ReplicaState::uninitialized;
     std::uint64_t incarnation = 0;
     VersionPtr version;                       // of the next life
@@ -347,6 +350,17 @@ class Engine final : public detail::Driver, public std::enable_shared_from_this<
   void move_queue(Unit& unit, bool sessions);
   void send_stop(Unit& unit);
 
+  // scaling.cc [lock], but for begin(), which the watchdog thread enters without it
+  std::size_t wanted() const;
+  void scale_to(std::size_t count);
+  void want(Unit& unit);
+  void dismiss(Unit& unit);
+  void begin(Unit& unit);
+  void leave(Unit& unit);
+  void park(Unit& unit);
+  void wake_replica();
+  static bool has_shares(const Unit& unit);
+
   // poll.cc
   bool any_ready();  // [role]
   void refresh_role_set();
@@ -418,14 +432,14 @@ class Engine final : public detail::Driver, public std::enable_shared_from_this<
   std::mutex mutex_;
   std::condition_variable changed_;  // a replica's state, the last open entry, the last process
   State state_ = State::serving;     // [lock]
-  bool rolling_ = false;             // [lock] replicas are being replaced
+  bool rolling_ = false;             // [lock] replicas are being replaced, or become more or fewer
   bool starting_ = true;             // [lock] start() has not returned: a death is its error
   Status start_error_;               // [lock]
   replicas::Ledger ledger_;          // [lock]
   CallPool calls_;
   std::vector<std::unique_ptr<Payload>> payloads_;  // [lock] all of them
   std::vector<Payload*> free_payloads_;             // [lock]
-  std::vector<std::unique_ptr<Unit>> units_;        // the replicas; fixed number; contents [lock]
+  std::vector<std::unique_ptr<Unit>> units_;        // as many as there may be; contents [lock]
   std::vector<std::unique_ptr<Unit>> spares_;       // likewise
   std::vector<forge::Replica> healthy_;             // [lock] what routers see
   std::vector<Unit*> stale_;                        // [lock] see Unit::stale

@@ -107,13 +107,18 @@ Status Engine::start() {
   for (Unit* const unit : all) {
     if (!start_error_.ok()) break;
     unit->version = version_;
-    launch_replica(*unit);
+    if (unit->wanted) {
+      launch_replica(*unit);
+    } else {
+      unit->state = ReplicaState::stopped;
+    }
   }
   const bool in_time =
       changed_.wait_until(lock, detail::from_now(launch_.options.start_timeout), [&] {
         return !start_error_.ok() || state_ != State::serving ||
-               std::all_of(all.begin(), all.end(),
-                           [](const Unit* unit) { return unit->state == ReplicaState::healthy; });
+               std::all_of(all.begin(), all.end(), [](const Unit* unit) {
+                 return !unit->wanted || unit->state == ReplicaState::healthy;
+               });
       });
   starting_ = false;
   born_ = SteadyClock::now();
@@ -331,6 +336,7 @@ void Engine::becomes_healthy(Unit& unit) {
   update_healthy();
   pump(unit);
   dispatch_waiting();
+  leave(unit);
 }
 
 void Engine::prepare(const LifePtr& life) {  // on the watchdog thread
@@ -458,6 +464,7 @@ std::vector<ReplicaStatus> Engine::status_of(const std::vector<std::unique_ptr<U
   const Lock lock(mutex_);
   std::vector<ReplicaStatus> result;
   for (const auto& unit : units) {
+    if (!unit->wanted && !any_alive(*unit)) continue;
     ReplicaStatus status;
     status.idx = unit->idx;
     status.state = unit->state;

@@ -208,7 +208,7 @@ void Engine::update_healthy() {
   healthy_.clear();
   for (const auto& unit : units_) {
     unit->view = kUnseen;
-    if (unit->state != ReplicaState::healthy) continue;
+    if (unit->state != ReplicaState::healthy || !unit->wanted) continue;
     unit->view = healthy_.size();
     healthy_.emplace_back();
     healthy_.back().idx = unit->idx;
@@ -225,7 +225,7 @@ ServiceMetrics Engine::metrics() {
   ServiceMetrics metrics;
   metrics.total_sessions = sessions_.size();
   metrics.healthy_replicas = healthy_.size();
-  metrics.total_replicas = units_.size();
+  metrics.total_replicas = wanted();
   metrics.intervals = timeline_.intervals(now);
   metrics.age = now - born_;
   return metrics;
@@ -245,6 +245,7 @@ MetricsSummary Engine::metrics_summary() {
   const Lock lock(mutex_);
   const auto now = SteadyClock::now();
   for (const auto& unit : units_) {
+    if (!unit->wanted && unit->incarnation == 0) continue;  // there never was one
     ReplicaMetrics& replica = summary.replicas[unit->idx];
     replica.total_requests = unit->meter.total();
     replica.successful_requests = unit->meter.succeeded;

@@ -350,6 +350,7 @@ void Engine::on_answer(PollMember& member, const shm::ResponseSlot& slot) {
   unit.life->answered = true;
   if (call != nullptr && call->settle()) call->complete();
   if (!unit.queue.empty()) pump(unit);
+  if (!unit.wanted) leave(unit);
 }
 
 /// Has the deadline passed, by the clock of this drain?

@@ -177,6 +177,10 @@ void Engine::bury(Unit& unit) {
   }
   if (unit.life->left)
     unit.failure = replaced ? "it is being replaced" : "an endpoint with restart_on_error failed";
+  if (!unit.wanted && !has_shares(unit)) {
+    park(unit);
+    return;
+  }
   // A new version that does not come up is given up at once, not again and again.
   const bool rejected =
       unit.version != version_ && !unit.life->was_healthy && !unit.life->killed_from_outside;
@@ -364,11 +368,12 @@ void Engine::schedule_restart(Unit& unit, const replicas::Death& death) {
     return;
   }
   // bury() runs on the watchdog thread. Weak: a service must not wait for its last restart to end.
-  host_->watchdog().at(decision.at, [weak = weak_from_this(), &unit] {
+  host_->watchdog().at(decision.at, [weak = weak_from_this(), &unit, last = unit.incarnation] {
     const auto self = weak.lock();
     if (!self) return;
     const Lock lock(self->mutex_);
-    if (self->state_ == State::serving && unit.state == ReplicaState::recovering) {
+    if (self->state_ == State::serving && unit.state == ReplicaState::recovering &&
+        unit.incarnation == last) {
       self->launch_replica(unit);
     }
   });

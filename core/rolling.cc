@@ -105,6 +105,7 @@ void Engine::roll_back(Lock& lock, const VersionPtr& from) {
 void Engine::replace(Lock& lock, Unit& unit) {
   const auto ended = [&] { return state_ != State::serving; };
   const std::string name = name_of(unit) + " of service '" + launch_.name + "'";
+  if (!unit.wanted) return;
   changed_.wait(lock, [&] {
     return ended() || unit.state == ReplicaState::healthy ||
            unit.state == ReplicaState::quarantined;

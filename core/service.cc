@@ -123,6 +123,8 @@ Tensor Service::allocate(DType dtype, const std::vector<std::int64_t>& shape) co
   return detail::require(engine_).allocate(dtype, shape);
 }
 void Service::restart_replicas() const { detail::require(engine_).restart_replicas(); }
+
+void Service::scale(int num_replicas) const { detail::require(engine_).scale(num_replicas); }
 void Service::shutdown() { detail::close(engine_, false); }
 
 ActorMesh::ActorMesh(std::shared_ptr<core::Engine> engine) : engine_(std::move(engine)) {}

@@ -507,6 +507,13 @@ class Service {
   /// Stopped.
   void restart_replicas() const;
 
+  /// So many replicas from now on, between Options::min_replicas (else 1) and max_replicas (else what
+  /// it was started with). New ones are spares if there are any. Those that leave finish what they have
+  /// been sent, and their sessions move on; no request fails for it. Returns when the former are up
+  /// and the latter have left. Any thread but the callback thread. Throws InvalidArgument; Unavailable
+  /// if a replica does not come up; Stopped.
+  void scale(int num_replicas) const;
+
   /// Replaces the replicas as restart_replicas() does, with the actor of the same name in another
   /// plugin. Endpoints keep the options they have here; those that only the new plugin has need a new
   /// service. SignatureMismatch, and nothing is done, if it is constructed otherwise or an endpoint

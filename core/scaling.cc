@@ -1,0 +1,143 @@
+// More and fewer replicas. There are as many units as there may ever be replicas; those that are not
+// wanted rest. One that is no longer wanted takes nothing new, answers what belongs to it, and goes.
+#include <algorithm>
+#include <tuple>
+
+#include "core/engine.h"
+#include "core/fork.h"
+#include "core/host.h"
+
+namespace forge::core {
+
+std::size_t Engine::wanted() const {
+  return static_cast<std::size_t>(
+      std::count_if(units_.begin(), units_.end(), [](const auto& unit) { return unit->wanted; }));
+}
+
+void Engine::scale(int count) {
+  require_no_fork();
+  const std::string who = "service '" + launch_.name + "' ";
+  Lock lock(mutex_);
+  const auto ended = [&] { return state_ != State::serving; };
+  changed_.wait(lock, [&] { return ended() || !rolling_; });
+  const int least = launch_.options.min_replicas.value_or(1);
+  const int most = static_cast<int>(units_.size());
+  if (count < least || count > most) {
+    throw InvalidArgument(who + "can have " + std::to_string(least) + " to " +
+                          std::to_string(most) + " replicas, not " + std::to_string(count) +
+                          "; start it with other min_replicas and max_replicas");
+  }
+  rolling_ = true;
+  if (!ended()) scale_to(static_cast<std::size_t>(count));
+  const auto settled = [](const auto& unit) {
+    return unit->wanted
+               ? unit->state == ReplicaState::healthy || unit->state == ReplicaState::quarantined
+               : unit->state == ReplicaState::stopped;
+  };
+  const auto all = [&] { return std::all_of(units_.begin(), units_.end(), settled); };
+  // Those that leave finish what runs, however long it takes; those that come have their time.
+  const auto gone = [&](const auto& unit) { return unit->wanted || settled(unit); };
+  const bool in_time = changed_.wait_until(lock, detail::from_now(launch_.options.start_timeout),
+                                           [&] { return ended() || all(); });
+  changed_.wait(lock, [&] { return ended() || std::all_of(units_.begin(), units_.end(), gone); });
+  rolling_ = false;
+  changed_.notify_all();
+  if (ended()) throw Stopped(who + "was shut down while it was being scaled");
+  for (const auto& unit : units_) {
+    if (!unit->wanted || unit->state == ReplicaState::healthy) continue;
+    if (in_time && unit->state != ReplicaState::quarantined) continue;  // it has died since
+    throw Unavailable(name_of(*unit) + " of " + who + "did not come up (" + unit->failure +
+                      "); those that did serve on");
+  }
+}
+
+/// Those with the lowest numbers come first. Those go first that serve nobody, then those with the
+/// fewest sessions, then those with the highest numbers.
+void Engine::scale_to(std::size_t count) {
+  for (std::size_t i = 0; i < units_.size() && wanted() < count; ++i) {
+    if (!units_[i]->wanted) want(*units_[i]);
+  }
+  const auto worth = [&](const Unit& unit) {
+    return std::tuple(unit.state == ReplicaState::healthy, sessions_.on(unit.idx),
+                      -double(unit.idx));
+  };
+  while (wanted() > count) {
+    Unit* least = nullptr;
+    for (const auto& unit : units_) {
+      if (unit->wanted && (least == nullptr || worth(*unit) < worth(*least))) least = unit.get();
+    }
+    dismiss(*least);
+  }
+}
+
+void Engine::want(Unit& unit) {
+  unit.wanted = true;
+  unit.history = {};
+  update_healthy();  // it may not have gone yet; if it is about to, it comes back as after a death
+  if (unit.state != ReplicaState::stopped) return;
+  unit.state = ReplicaState::recovering;
+  unit.failure = "it is starting";
+  host_->watchdog().post([self = shared_from_this(), &unit] { self->begin(unit); });
+}
+
+/// Its control files are made without the lock, as callers wait for that.
+void Engine::begin(Unit& unit) {  // on the watchdog thread
+  Lock lock(mutex_);
+  const auto superfluous = [&] {
+    return state_ != State::serving || !unit.wanted || unit.state != ReplicaState::recovering ||
+           !unit.life->ranks.empty();
+  };
+  if (superfluous()) return;
+  const std::uint64_t next = unit.incarnation + 1;
+  lock.unlock();
+  Channels channels;
+  const bool made = make_channels(unit, next, channels).ok();  // else launch_replica() says why
+  lock.lock();
+  if (superfluous() || unit.incarnation >= next) return;
+  if (made) unit.prepared = std::move(channels);
+  launch_replica(unit);
+}
+
+void Engine::dismiss(Unit& unit) {
+  unit.wanted = false;
+  update_healthy();
+  leave(unit);
+}
+
+bool Engine::has_shares(const Unit& unit) {
+  return std::any_of(unit.queue.begin(), unit.queue.end(), [](const replicas::Entry& entry) {
+    return entry.home != replicas::kAnyReplica;
+  });
+}
+
+/// If it is not wanted, and nothing is left that only it can do.
+void Engine::leave(Unit& unit) {
+  if (unit.wanted || unit.life->draining || unit.life->fenced || has_shares(unit)) return;
+  if (unit.state == ReplicaState::healthy) {
+    drain_unit(unit);
+  } else if (any_alive(unit)) {
+    fence(unit);  // it is still coming up
+  } else {
+    park(unit);
+  }
+}
+
+void Engine::park(Unit& unit) {
+  move_queue(unit, true);
+  unit.state = ReplicaState::stopped;
+  unit.failure = "the service was scaled down";
+  unit.version = next_version_ ? next_version_ : version_;
+  unit.prepared.clear();
+  if (!healthy_.empty()) dispatch_waiting();
+  wake_replica();
+  changed_.notify_all();
+}
+
+/// Where all have been sent away, the first request calls one back.
+void Engine::wake_replica() {
+  if (waiting_.empty() || state_ != State::serving || wanted() != 0) return;
+  host_->log(LogLevel::info, "service '" + launch_.name + "': a request wakes replica 0");
+  want(*units_.front());
+}
+
+}  // namespace forge::core

@@ -1,0 +1,181 @@
+// More and fewer replicas, while they serve.
+#include <atomic>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "tests/e2e/fixture.h"
+
+namespace forge::e2e {
+namespace {
+
+using Echo = std::int64_t(std::int64_t);
+using Numbers = std::vector<std::int64_t>;
+
+class Scaling : public FaultyTest {
+ protected:
+  static std::size_t wanted(const Service& service) { return service.get_metrics().total_replicas; }
+};
+class ScalingOf : public Scaling, public ::testing::WithParamInterface<int> {
+ protected:
+  void serve(int procs);
+};
+INSTANTIATE_TEST_SUITE_P(Ranks, ScalingOf, ::testing::Values(1, 2));
+
+TEST_P(ScalingOf, NoRequestFailsAndEachRunsOnce) {
+  const Footprint before = Footprint::now();
+  serve(GetParam());
+  EXPECT_TRUE(returns_to(before));
+}
+
+void ScalingOf::serve(int procs) {
+  Service service = start({.procs = procs, .num_replicas = 1, .max_replicas = 4});
+  std::atomic<bool> done{false};
+  std::atomic<std::int64_t> last{0};
+  std::vector<std::thread> clients;
+  std::vector<Outcomes> seen(3);
+  for (std::size_t client = 0; client < seen.size(); ++client) {
+    clients.emplace_back([&, client] {
+      auto record = service.endpoint<Record>("record");
+      const std::string session = "of " + std::to_string(client);
+      if (client != 0) record = record.with({.sess_id = session});
+      while (!done) {
+        std::vector<Future<void>> futures;
+        for (int i = 0; i < 20; ++i) futures.push_back(record.route(tally_.path(), ++last));
+        for (const auto& [what, count] : outcomes(futures)) seen[client][what] += count;
+      }
+    });
+  }
+  for (const int count : {4, 1, 3, 2, 1}) {
+    service.scale(count);
+    EXPECT_EQ(service.replicas().size(), static_cast<std::size_t>(count));
+    EXPECT_EQ(wanted(service), static_cast<std::size_t>(count));
+    EXPECT_TRUE(all_healthy(service));
+  }
+  done = true;
+  for (std::thread& client : clients) client.join();
+  std::size_t answered = 0;
+  for (const Outcomes& outcome : seen) {
+    EXPECT_EQ(outcome.size(), 1U);
+    answered += outcome.at("ok");
+  }
+  const auto counts = tally_.counts();
+  EXPECT_EQ(counts.size(), answered);
+  for (const auto& [value, times] : counts) ASSERT_EQ(times, procs) << value;
+  const ServiceCounters survived = service.counters();
+  EXPECT_EQ(survived.replays + survived.retries + survived.refused, 0U) << "nothing was cut off";
+}
+
+TEST_F(Scaling, NewReplicasAreAskedAndOldOnesAreNot) {
+  Service service = start({.num_replicas = 1, .max_replicas = 3});
+  const auto echo = service.endpoint<Echo>("echo");
+  EXPECT_EQ(echo.fanout(1).get().size(), 1U);
+  service.scale(3);
+  EXPECT_EQ(echo.fanout(1).get().size(), 3U);
+  service.scale(2);
+  EXPECT_EQ(echo.fanout(1).get().size(), 2U);
+  EXPECT_EQ(service.get_metrics_summary().replicas.size(), 3U) << "what it counted stays";
+}
+
+TEST_F(Scaling, StaysBetweenItsBounds) {
+  Service service = start({.num_replicas = 2, .max_replicas = 3});
+  for (const int count : {-1, 0, 4}) {
+    try {
+      service.scale(count);
+      ADD_FAILURE() << count;
+    } catch (const InvalidArgument& error) {
+      EXPECT_NE(std::string(error.what()).find("1 to 3 replicas"), std::string::npos)
+          << error.what();
+    }
+  }
+  for (const auto& [least, most] : {std::pair{3, 4}, {0, 1}, {-1, 2}})
+    EXPECT_THROW((void)start({.num_replicas = 2, .min_replicas = least, .max_replicas = most}),
+                 InvalidArgument);
+}
+
+TEST_F(Scaling, FirstRequestWakesAServiceWithoutReplicas) {
+  Service service = start({.num_replicas = 2, .min_replicas = 0});
+  service.scale(0);
+  EXPECT_TRUE(service.replicas().empty());
+  EXPECT_EQ(service.endpoint<Echo>("echo").route(7).get(), 7);
+  EXPECT_EQ(wanted(service), 1U);
+  service.scale(0);
+  EXPECT_EQ(service.endpoint<Echo>("echo").with({.sess_id = "mine"}).route(8).get(), 8);
+}
+
+TEST_F(Scaling, SparesComeFirst) {
+  Service service = start({.num_replicas = 1, .max_replicas = 2, .spares = 1});
+  const std::vector<int> ready = service.spares().at(0).pids;
+  service.scale(2);
+  EXPECT_EQ(service.replicas().at(1).pids, ready);
+  EXPECT_EQ(service.counters().takeovers, 1U);
+}
+
+TEST_F(Scaling, SharesAreAnsweredByTheReplicaThatLeaves) {
+  Service service = start({.num_replicas = 2, .replica_max_concurrent_requests = 1});
+  std::vector<Future<std::vector<Result<void>>>> shares;
+  const auto sleep = service.endpoint<void(std::int64_t)>("sleep_ms");
+  for (int i = 0; i < 300; ++i) shares.push_back(sleep.fanout(i == 0 ? 50 : 0));
+  service.scale(1);
+  for (auto& future : shares) {
+    for (const auto& share : future.get()) EXPECT_TRUE(share.has_value());
+  }
+  EXPECT_EQ(service.replicas().size(), 1U);
+}
+
+TEST_F(Scaling, OneThatDiesWhileItLeavesLosesNothing) {
+  Service service = start({.num_replicas = 2, .restart = restart_at_once()});
+  auto running = service.endpoint<void(std::int64_t)>("sleep_ms").fanout(300);
+  std::vector<Future<std::vector<Result<std::int64_t>>>> shares;
+  for (int i = 0; i < 400; ++i) shares.push_back(service.endpoint<Echo>("echo").fanout(i));
+  const int pid = service.replicas().at(1).pids.at(0);
+  std::thread killer([&] {
+    std::this_thread::sleep_for(100ms);
+    ::kill(pid, SIGKILL);
+  });
+  service.scale(1);
+  killer.join();
+  std::size_t lost = 0;
+  for (const auto& share : running.get()) lost += !share.has_value();
+  EXPECT_EQ(lost, 1U) << "what it was running, and nothing else";
+  for (auto& future : shares) {
+    for (const auto& share : future.get()) EXPECT_TRUE(share.has_value());
+  }
+  EXPECT_EQ(service.replicas().size(), 1U);
+}
+
+TEST_F(Scaling, ReplicasThatRestAreNotReplaced) {
+  Service service = start({.num_replicas = 1, .max_replicas = 2});
+  service.scale(2);
+  service.scale(1);
+  EXPECT_EQ(service.endpoint<Echo>("echo").route(1).get(), 1);
+  service.restart_replicas();
+  EXPECT_EQ(service.replicas().size(), 1U);
+  service.scale(2);
+  EXPECT_TRUE(all_healthy(service));
+}
+
+TEST(ScalingSessions, TakeTheirStateAlong) {
+  Controller controller(quiet());
+  Service service = controller.load(plugin_path("notebook"))
+                        .actor("Notebook")
+                        .options({.num_replicas = 3})
+                        .as_service(std::string());
+  const auto append = service.endpoint<Echo>("append");
+  for (int session = 0; session < 6; ++session) {
+    for (int i = 0; i < 10; ++i)
+      EXPECT_EQ(append.with({.sess_id = std::to_string(session)}).route(i).get(), i + 1);
+  }
+  service.scale(1);
+  for (int session = 0; session < 6; ++session) {
+    const auto numbers = service.endpoint<Numbers()>("numbers")
+                             .with({.sess_id = std::to_string(session)})
+                             .route()
+                             .get();
+    EXPECT_EQ(numbers.size(), 10U) << session;
+  }
+  EXPECT_GE(service.counters().restored, 4U);
+}
+
+}  // namespace
+}  // namespace forge::e2e
