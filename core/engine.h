@@ -210,6 +210,7 @@ class Engine final : public detail::Driver, public std::enable_shared_from_this<
     // How it ended:
     Status setup_error;
     std::string first_exit;
+    std::string last_moments;  // lines: what it was doing, and where a signal struck
     std::uint32_t failed_rank = 0;
     bool killed_from_outside = false;
     std::uint64_t culprit = 0;  // the request that alone is to blame, packed; 0: none is known
@@ -404,6 +405,7 @@ class Engine final : public detail::Driver, public std::enable_shared_from_this<
   void on_stuck(const LifePtr& life, std::uint32_t rank);
   static bool any_alive(const Unit& unit);
   void rank_gone(Unit& unit, std::uint32_t rank);
+  std::string last_moments(const Unit& unit, std::uint32_t rank) const;
   void violated(Unit& unit, std::uint32_t rank);  ///< a worker wrote what no worker writes
   void retire(Unit& unit);
   void fence(Unit& unit);  ///< kills what still lives of it

@@ -4,13 +4,16 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cctype>
 #include <cstdio>
 #include <cstdlib>
 #include <filesystem>
+#include <fstream>
 
 #include "core/fork.h"
 #include "gpu/devices.h"
+#include "replicas/flight.h"
 #include "replicas/worker.h"
 
 namespace forge::core {
@@ -28,6 +31,19 @@ fs::path library_folder() {
 
 /// Recordings a controller keeps: enough to find a bug, too few to fill a disk.
 constexpr int kMostKept = 16;
+/// And all controllers of this user together, of each kind.
+constexpr std::size_t kMostFiles = 128;
+
+/// Removes the oldest files of one kind, so that another may come.
+void prune(const fs::path& folder, const std::string& suffix) {
+  std::error_code none;
+  std::vector<std::pair<fs::file_time_type, fs::path>> files;
+  for (fs::directory_iterator it(folder, none), end; it != end; it.increment(none)) {
+    if (it->path().extension() == suffix) files.emplace_back(it->last_write_time(none), it->path());
+  }
+  std::sort(files.begin(), files.end());
+  for (std::size_t i = 0; i + kMostFiles <= files.size(); ++i) fs::remove(files[i].second, none);
+}
 
 /// A folder for this user alone; empty if somebody else has that name. Made if it is not there.
 bool make_private(const fs::path& folder) {
@@ -92,26 +108,42 @@ void Host::close() {
 }
 
 std::string Host::keep(replicas::Recording recording) {
-  const int number = kept_.fetch_add(1);
+  const std::string request = recording.request;
+  return keep(kept_, request, ".forge",
+              [recording = std::move(recording)](const std::string& path) {
+                return replicas::save(recording, path);
+              });
+}
+
+std::string Host::keep_report(const std::string& worker, const std::string& text) {
+  return keep(reported_, worker, ".crash", [text](const std::string& path) {
+    std::ofstream out(path);
+    out << text << "\n";
+    return out.flush() ? Status{}
+                       : Status{ErrorCode::unavailable, "'" + path + "' cannot be written"};
+  });
+}
+
+std::string Host::keep(std::atomic<int>& kept, std::string name, const char* suffix,
+                       std::function<Status(const std::string& path)> write) {
+  const int number = kept.fetch_add(1);
   if (number >= kMostKept) return {};
-  fs::path folder = options_.poison_dir;
-  if (folder.empty()) {
-    std::error_code none;
-    folder = fs::temp_directory_path(none) / ("forge-" + std::to_string(::geteuid()));
-  }
-  std::string name = recording.request;
+  const fs::path folder =
+      options_.poison_dir.empty() ? replicas::default_keep_folder() : options_.poison_dir;
   for (char& c : name) {
     if (std::isalnum(static_cast<unsigned char>(c)) == 0 && c != '.' && c != '_') c = '-';
   }
   std::string path = folder / (name + "-" + std::to_string(::getpid()) + "-" +
-                               std::to_string(number + 1) + ".forge");
-  watchdog_.post([this, folder, path, recording = std::move(recording)] {
+                               std::to_string(number + 1) + suffix);
+  watchdog_.post([this, folder, path, suffix, write = std::move(write)] {
+    prune(folder, suffix);
     const Status status =
         make_private(folder)
-            ? replicas::save(recording, path)
+            ? write(path)
             : Status{ErrorCode::unavailable,
                      "'" + folder.string() + "' is no folder that this user alone can write"};
-    if (!status.ok()) log(LogLevel::error, "a poison request could not be kept: " + status.message);
+    if (!status.ok())
+      log(LogLevel::error, "what a death left could not be kept: " + status.message);
   });
   return path;
 }

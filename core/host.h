@@ -43,6 +43,8 @@ class Host : public std::enable_shared_from_this<Host> {
 
   /// Writes the recording, later, where the text says; empty: enough have been kept already.
   std::string keep(replicas::Recording recording);
+  /// The same with the text of a crash, for `forge postmortem`.
+  std::string keep_report(const std::string& worker, const std::string& text);
 
   void register_router(const std::string& name, std::function<std::shared_ptr<Router>()> factory);
   /// One router per endpoint, as its options or the service's say. Throws if one is unknown.
@@ -53,6 +55,9 @@ class Host : public std::enable_shared_from_this<Host> {
   void report_actor_failure(ActorFailure failure);
 
  private:
+  std::string keep(std::atomic<int>& kept, std::string name, const char* suffix,
+                   std::function<Status(const std::string& path)> write);
+
   const ControllerOptions options_;
   const std::shared_ptr<CallbackThread> callbacks_;
   std::mutex close_mutex_;  // before mutex_
@@ -63,6 +68,7 @@ class Host : public std::enable_shared_from_this<Host> {
   std::map<std::string, std::function<std::shared_ptr<Router>()>> routers_;  // under mutex_
   std::mutex log_mutex_;
   std::atomic<int> kept_{0};
+  std::atomic<int> reported_{0};
   Output output_;
   replicas::Spawner watchdog_;
   EngineThread engine_thread_;

@@ -33,6 +33,26 @@ void Engine::rank_gone(Unit& unit, std::uint32_t rank) {
   --processes_;
 }
 
+/// What a worker that was not told to end was doing; empty if that is of no interest.
+std::string Engine::last_moments(const Unit& unit, std::uint32_t rank) const {
+  const replicas::Channel& channel = *unit.life->ranks[rank].channel;
+  if (unit.life->draining || state_ != State::serving ||
+      channel.exit_reason() == shm::ExitReason::restart)
+    return {};
+  const replicas::Flight flight = channel.flight();
+  const bool running = std::any_of(
+      flight.events.begin(), flight.events.end(),
+      [](const shm::FlightEvent& event) { return event.state == shm::FlightState::running; });
+  if (!running && flight.signal == 0) return {};
+  std::string text;
+  for (const std::string& line :
+       replicas::describe(flight, shm::coarse_now_ns(),
+                          [&](std::uint16_t endpoint) { return endpoint_name(endpoint); }))
+    text += "\n    " + line;
+  if (flight.signal != 0) host_->keep_report(rank_name(unit, rank), unit.life->first_exit + text);
+  return text;
+}
+
 bool Engine::any_alive(const Unit& unit) {
   return std::any_of(unit.life->ranks.begin(), unit.life->ranks.end(),
                      [](const Rank& rank) { return rank.alive; });
@@ -54,6 +74,7 @@ void Engine::on_exit(const LifePtr& life, std::uint32_t rank,
         unit.life->killed_from_outside || (exit.kind == replicas::ExitInfo::Kind::signaled &&
                                            exit.value == SIGKILL && !unit.life->fenced);
     unit.life->failed_rank = rank;
+    unit.life->last_moments = last_moments(unit, rank);
   }
   retire(unit);
   if (starting_ && unit.life->was_healthy && start_error_.ok()) {
@@ -334,6 +355,9 @@ Refusal Engine::poison_error(const Unit& unit, const replicas::Entry& entry) {
 
 void Engine::mourn_mesh(Unit& unit) {
   unit.state = ReplicaState::stopped;
+  if (!unit.life->last_moments.empty())
+    host_->log(LogLevel::warning,
+               "actor mesh '" + launch_.name + "': " + unit.failure + unit.life->last_moments);
   const Refusal lost = make_error(
       {ErrorCode::worker_lost, "actor mesh '" + launch_.name + "': " + unit.failure, {}, false});
   while (!unit.queue.empty()) drop(unit.queue.front(), lost);
@@ -349,7 +373,8 @@ void Engine::schedule_restart(Unit& unit, const replicas::Death& death) {
   const std::string name = name_of(unit) + " of service '" + launch_.name + "': " + unit.failure;
   const LogLevel level = unit.life->draining ? LogLevel::info : LogLevel::warning;
   if (decision.action == replicas::Decision::Action::quarantine) {
-    host_->log(LogLevel::error, name + "; it died too often and is quarantined");
+    host_->log(LogLevel::error,
+               name + "; it died too often and is quarantined" + unit.life->last_moments);
     unit.state = ReplicaState::quarantined;
     const Refusal gone =
         make_error({ErrorCode::unavailable, name_of(unit) + " of service '" + launch_.name +
@@ -362,7 +387,8 @@ void Engine::schedule_restart(Unit& unit, const replicas::Death& death) {
     return;
   }
   unit.state = ReplicaState::recovering;
-  host_->log(level, name + "; starting incarnation " + std::to_string(unit.incarnation + 1));
+  host_->log(level, name + "; starting incarnation " + std::to_string(unit.incarnation + 1) +
+                        unit.life->last_moments);
   if (decision.at <= now) {
     launch_replica(unit);
     return;

@@ -13,6 +13,7 @@
 #include <string>
 #include <vector>
 
+#include "replicas/flight.h"
 #include "shm/control_file.h"
 #include "shm/doorbell.h"
 #include "shm/return_bin.h"
@@ -143,6 +144,8 @@ class Channel {
   std::uint64_t started() const;
   std::uint64_t outstanding() const { return outstanding_; }
   shm::ExitReason exit_reason() const;
+  /// What it did last.
+  Flight flight() const { return read_flight(*response_); }
 
  private:
   Channel(shm::Segment request_segment, std::shared_ptr<AnswerMemory> answers);

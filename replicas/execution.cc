@@ -33,6 +33,8 @@ bool Execution::run() {
   if (live_.empty()) return true;
   place_.writer.reset(place_.outbox.answers().home());
   const shm::RequestSlot& first = live_.front();
+  flight_ = place_.flight.begin(first, live_.size());
+  failed_ = false;
   while (sources_.size() < live_.size()) sources_.emplace_back(place_.arena);
   deadline_ns_ = first.deadline_ns;
   started_ns_ = 0;
@@ -54,6 +56,7 @@ bool Execution::run() {
 }
 
 void Execution::finish() {
+  if (!live_.empty()) place_.flight.end(flight_, failed_);
   for (std::size_t i = 0; i < std::max<std::size_t>(live_.size(), 1); ++i) sources_[i].end();
   live_.clear();
   readers_.clear();
@@ -85,7 +88,8 @@ void Execution::error(const Error& error) {
 void Execution::ended() noexcept {
   const shm::RequestSlot& first = live_.front();
   const ErrorCode code = place_.host->outcome(first.endpoint, *call_);
-  if (code != ErrorCode::ok) wants_restart_ = (first.flags & shm::kRestartOnError) != 0;
+  failed_ = code != ErrorCode::ok;
+  if (failed_) wants_restart_ = (first.flags & shm::kRestartOnError) != 0;
   while (given_ < live_.size()) {  // all that is left has failed as a whole
     shm::ResponseSlot& slot = next_slot();
     if (live_.size() > 1) slot.flags |= shm::kBatchFailed;

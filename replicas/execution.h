@@ -15,6 +15,7 @@
 
 #include "gpu/backend.h"
 #include "replicas/actor_host.h"
+#include "replicas/flight.h"
 #include "replicas/outbox.h"
 #include "replicas/rank_group.h"
 #include "replicas/request_source.h"
@@ -30,6 +31,7 @@ struct Workplace {
   detail::Writer& writer;  ///< of whoever encodes right now
   RankGroup& group;
   const gpu::Backend& backend;
+  FlightRecorder& flight;
   ActorHost* host = nullptr;
 
   const shm::ArenaHeader& arena_header() const {
@@ -93,6 +95,8 @@ class Execution final : public Context, private detail::ResultSink {
   std::string sess_id_;
   std::int64_t deadline_ns_ = 0;  // until when somebody waits; 0: no limit
   std::int64_t started_ns_ = 0;   // 0: nobody wants to know
+  std::uint64_t flight_ = 0;      // its number
+  bool failed_ = false;
   bool ended_ = true;
   bool wants_restart_ = false;
 };

@@ -22,6 +22,7 @@
 #include "replicas/answer_pool.h"
 #include "replicas/event_loop.h"
 #include "replicas/execution.h"
+#include "replicas/flight.h"
 #include "replicas/manifest.h"
 #include "replicas/outbox.h"
 #include "replicas/plugin_loader.h"
@@ -72,6 +73,7 @@ class Worker {
   shm::RingProducer<shm::ResponseSlot> responses_;
   AnswerPool answers_;
   Outbox outbox_;
+  FlightRecorder flight_;
   RankGroup group_;
   std::optional<ActorHost> host_;  // after the memory its tensors lie in
   detail::Writer writer_;
@@ -97,8 +99,9 @@ Worker::Worker(shm::Segment requests, shm::Segment responses, shm::Segment arena
       responses_(out_->responses, shm::kWindow, out_->responses_tail, in_->responses_head),
       answers_(response_file_, in_->releases, in_->releases_tail, out_->releases_head),
       outbox_(responses_, answers_),
+      flight_(out_->flight),
       group_(std::move(group_files), in_->identity, in_->header.incarnation),
-      place_{*in_, arena_, outbox_, writer_, group_, *backend_} {
+      place_{*in_, arena_, outbox_, writer_, group_, *backend_, flight_} {
   out_->header = shm::make_header(response_file_.size(), in_->header.incarnation);
   add_execution();
 }
@@ -358,6 +361,7 @@ int run_worker(int argc, char** argv) {
     if (::sched_setaffinity(0, sizeof(set), &set) != 0)
       std::fprintf(stderr, "forge-worker: cannot pin to core %d\n", cpu);
   }
+  note_crashes(reinterpret_cast<shm::ResponseFile*>(responses->data())->crash);
   FORGE_FAILPOINT(attached);
   return serve(std::move(*requests), std::move(*responses), std::move(*arena),
                std::move(*group_files));

@@ -12,12 +12,13 @@
 #include <cstring>
 #include <string>
 
+#include "shm/flight.h"
 #include "shm/ring.h"
 
 namespace forge::shm {
 
 inline constexpr std::uint64_t kMagic = 0x31'45'47'52'4F'46ULL;  // "FORGE1"
-inline constexpr std::uint32_t kLayoutVersion = 3;
+inline constexpr std::uint32_t kLayoutVersion = 4;
 
 /// Calls that are in a worker's ring or running there at most; the rest wait in the controller.
 inline constexpr std::uint64_t kWindow = 256;
@@ -168,6 +169,8 @@ struct ResponseFile {
   alignas(128) std::atomic<std::uint64_t> heartbeat;  ///< changes with everything that is begun
   std::atomic<ExitReason> exit_reason;
   ResponseSlot responses[kWindow];
+  FlightLog flight;
+  CrashNote crash;
 };
 
 /// Whom a worker has to ring after it published. The upper bits of the word count parkings, so that
@@ -219,6 +222,8 @@ static_assert(offsetof(RequestFile, releases) == 640 + kWindow * 64);
 static_assert(offsetof(ResponseFile, started) == 256 && offsetof(ResponseFile, parked) == 640);
 static_assert(offsetof(ResponseFile, heartbeat) == 1024 &&
               offsetof(ResponseFile, responses) == 1152);
+static_assert(offsetof(ResponseFile, flight) == 1152 + kWindow * 128 &&
+              offsetof(ResponseFile, crash) == offsetof(ResponseFile, flight) + 1032);
 static_assert(offsetof(ArenaHeader, poller) == 128 && offsetof(ArenaHeader, cancelled) == 256);
 static_assert((kWindow & (kWindow - 1)) == 0 && (kReleases & (kReleases - 1)) == 0);
 static_assert(std::atomic<std::uint32_t>::is_always_lock_free);

@@ -13,6 +13,7 @@
 #include <chrono>
 #include <condition_variable>
 #include <cstdint>
+#include <cstdio>
 #include <cstdlib>
 #include <filesystem>
 #include <fstream>
@@ -48,6 +49,20 @@ template <class Predicate>
 inline std::string plugin_path(const std::string& name) {
   const char* folder = std::getenv("FORGE_PLUGIN_DIR");
   return (folder == nullptr ? std::string(".") : std::string(folder)) + "/lib" + name + ".so";
+}
+
+struct CommandRun {
+  int status = -1;
+  std::string output;  ///< and what it wrote to stderr
+};
+/// The forge command, which lies beside the plugins.
+inline CommandRun run_forge(const std::string& arguments) {
+  const std::string command = std::filesystem::path(plugin_path("x")).parent_path() / "forge ";
+  std::FILE* const pipe = ::popen((command + arguments + " 2>&1").c_str(), "re");
+  CommandRun run;
+  for (int c; (c = std::fgetc(pipe)) != EOF;) run.output.push_back(static_cast<char>(c));
+  run.status = ::pclose(pipe);
+  return run;
 }
 
 /// Printed, and taken from FORGE_TEST_SEED if that is set.

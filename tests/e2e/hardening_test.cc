@@ -131,19 +131,7 @@ class Kept : public Hardening {
     std::string path = text.substr(at + before.size());
     return wait_until([&] { return std::filesystem::exists(path); }) ? path : std::string();
   }
-  struct Run {
-    int status = -1;
-    std::string output;
-  };
-  static Run replay(const std::string& path) {
-    const std::string command =
-        std::filesystem::path(plugin_path("x")).parent_path() / "forge replay '";
-    std::FILE* const pipe = ::popen((command + path + "' 2>&1").c_str(), "re");
-    Run run;
-    for (int c; (c = std::fgetc(pipe)) != EOF;) run.output.push_back(static_cast<char>(c));
-    run.status = ::pclose(pipe);
-    return run;
-  }
+  static CommandRun replay(const std::string& path) { return run_forge("replay '" + path + "'"); }
   static ControllerOptions keep_in(const std::string& folder) {
     ControllerOptions options = quiet();
     options.poison_dir = folder;
@@ -163,7 +151,7 @@ TEST_F(Kept, PoisonKillsWhoeverReplaysIt) {
   ASSERT_FALSE(path.empty()) << result.error().what();
   EXPECT_EQ(std::filesystem::status(path).permissions(),
             std::filesystem::perms::owner_read | std::filesystem::perms::owner_write);
-  const Run run = replay(path);
+  const CommandRun run = replay(path);
   EXPECT_TRUE(WIFEXITED(run.status) && WEXITSTATUS(run.status) == 7) << run.output;
   EXPECT_NE(run.output.find("Faulty.exit"), std::string::npos) << run.output;
   EXPECT_NE(run.output.find("exited with status 7"), std::string::npos) << run.output;
@@ -177,7 +165,7 @@ TEST_F(Kept, OverrunIsAnsweredWhereNobodyLooksAtTheClock) {
           .as_service();
   const auto result = await(service.endpoint<void(std::int64_t)>("sleep_ms").route(400));
   ASSERT_EQ(outcome(result), "poison_request");
-  const Run run = replay(file_of(result.error()));
+  const CommandRun run = replay(file_of(result.error()));
   EXPECT_EQ(run.status, 0) << run.output;
   EXPECT_NE(run.output.find("the request answered"), std::string::npos) << run.output;
 }
@@ -195,7 +183,7 @@ TEST_F(Kept, WhatIsNoRecordingIsRefused) {
   for (const char* text : {"", "short", "forgerec but nothing behind it that fits at all"}) {
     const std::string path = folder_.file("damaged");
     std::ofstream(path) << text;
-    const Run run = replay(path);
+    const CommandRun run = replay(path);
     EXPECT_TRUE(WIFEXITED(run.status) && WEXITSTATUS(run.status) == 2) << run.output;
     EXPECT_NE(run.output.find(path), std::string::npos) << run.output;
   }

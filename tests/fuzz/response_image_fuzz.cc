@@ -65,6 +65,7 @@ class Script {
         if (!held_.empty()) read(*held_[input_.byte() % held_.size()], input_.byte());
         return;
       case 8:
+        read_flight();
         channel_->flush_releases();
         return channel_->wake_worker();
       case 9:
@@ -163,6 +164,12 @@ class Script {
     held_.push_back(std::move(answer));
     if (held_.size() > kMostHeld) held_.pop_front();
     return true;
+  }
+
+  void read_flight() {
+    const replicas::Flight flight = channel_->flight();
+    require(flight.events.size() <= shm::kFlightEvents, "no more events than there is room for");
+    (void)replicas::describe(flight, 0, [](std::uint16_t) { return "endpoint"; });
   }
 
   detail::Reader reader(core::Answer& answer) {

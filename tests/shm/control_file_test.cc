@@ -56,8 +56,8 @@ TEST(FileHeader, SaysWhatIsWrongWithIt) {
 
 /// If this fails, raise kLayoutVersion and write the new offsets here: worker and library of two
 /// builds must not take one layout for the other.
-TEST(Layout, OfVersionThreeIsThis) {
-  ASSERT_EQ(kLayoutVersion, 3u);
+TEST(Layout, OfVersionFourIsThis) {
+  ASSERT_EQ(kLayoutVersion, 4u);
   EXPECT_EQ(kWindow, 256u);
   EXPECT_EQ(kReleases, 1024u);
   EXPECT_EQ(
@@ -114,7 +114,8 @@ TEST(Layout, OfVersionThreeIsThis) {
                      OFFSET(ResponseFile, releases_head), OFFSET(ResponseFile, parked),
                      OFFSET(ResponseFile, caller_bell), OFFSET(ResponseFile, engine_bell),
                      OFFSET(ResponseFile, heartbeat), OFFSET(ResponseFile, exit_reason),
-                     OFFSET(ResponseFile, responses)}),
+                     OFFSET(ResponseFile, responses), OFFSET(ResponseFile, flight),
+                     OFFSET(ResponseFile, crash)}),
             (Offsets{{"header", 0},
                      {"requests_head", 128},
                      {"started", 256},
@@ -125,7 +126,18 @@ TEST(Layout, OfVersionThreeIsThis) {
                      {"engine_bell", 896},
                      {"heartbeat", 1024},
                      {"exit_reason", 1032},
-                     {"responses", 1152}}));
+                     {"responses", 1152},
+                     {"flight", 1152 + 256 * 128},
+                     {"crash", 1152 + 256 * 128 + 1032}}));
+  EXPECT_EQ((Offsets{OFFSET(FlightEvent, id), OFFSET(FlightEvent, began_ns),
+                     OFFSET(FlightEvent, bytes), OFFSET(FlightEvent, endpoint),
+                     OFFSET(FlightEvent, requests), OFFSET(FlightEvent, state)}),
+            (Offsets{{"id", 0},
+                     {"began_ns", 8},
+                     {"bytes", 16},
+                     {"endpoint", 24},
+                     {"requests", 26},
+                     {"state", 28}}));
   EXPECT_EQ(offsetof(ArenaHeader, poller), 128u);
   EXPECT_EQ(kAnswersOffset, 36864u);
   EXPECT_EQ(kRequestFileSize, 28672u);
