@@ -65,7 +65,7 @@ std::optional<Tensor> Arena::allocate_tensor(DType dtype, const std::vector<std:
 
 Tensor Arena::row_of(const Tensor& slab, std::size_t index) {
   const auto shape = slab.shape().subspan(1);
-  const std::size_t bytes = slab.bytes().size() / static_cast<std::size_t>(slab.shape()[0]);
+  const std::size_t bytes = slab.byte_count() / static_cast<std::size_t>(slab.shape()[0]);
   return Tensor::adopt(std::make_shared<Row>(slab.storage(), index * bytes, bytes), slab.dtype(),
                        shape);
 }

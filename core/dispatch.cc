@@ -367,7 +367,7 @@ void Engine::put_in_order(std::size_t endpoint) {
   // out begins a slab again.
   Tensor& slab = slabs_[endpoint].memory;
   const std::byte* const first = row(entries.front());
-  const std::size_t span = slab.bytes().size();
+  const std::size_t span = slab.byte_count();
   const bool together = first != nullptr && row(entries.back()) < first + span;
   const int full = actor_->endpoints[endpoint].options.batch_size;
   if (!together || entries.size() < static_cast<std::size_t>(full)) slab = Tensor();

@@ -336,7 +336,7 @@ replicas::Recording Engine::record(const Unit& unit, const replicas::Entry& entr
   add(version.setup->block, version.setup->size);
   add(payload.block, payload.size);
   for (const Tensor& tensor : payload.residents)
-    add(tensor.storage()->home_offset + tensor.byte_offset(), tensor.bytes().size());
+    add(tensor.storage()->home_offset + tensor.byte_offset(), tensor.byte_count());
   return recording;
 }
 

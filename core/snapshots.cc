@@ -36,7 +36,7 @@ std::string read_snapshot(Answer& answer, Snapshot& snapshot) {
 
 std::size_t bytes_of(const std::vector<Tensor>& residents) {
   std::size_t sum = 0;
-  for (const Tensor& tensor : residents) sum += tensor.bytes().size();
+  for (const Tensor& tensor : residents) sum += tensor.byte_count();
   return sum;
 }
 

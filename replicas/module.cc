@@ -106,7 +106,7 @@ std::size_t rows(const Tensor& stacked) {
 Tensor row(const Tensor& stacked, std::size_t index) {
   const std::span<const std::int64_t> shape = stacked.shape().subspan(1);
   if (!stacked.storage()) return Tensor(stacked.dtype(), {shape.begin(), shape.end()});
-  const std::size_t row_bytes = stacked.bytes().size() / rows(stacked);
+  const std::size_t row_bytes = stacked.byte_count() / rows(stacked);
   return Tensor::adopt(stacked.storage(), stacked.dtype(), shape,
                        stacked.byte_offset() + index * row_bytes);
 }
@@ -121,7 +121,7 @@ Tensor stack(std::span<const Tensor> tensors) {
                           " dimensions already, there is no room to stack it; reshape it");
   }
   bool adjoin = first.storage() != nullptr;
-  const std::size_t row_bytes = first.bytes().size();
+  const std::size_t row_bytes = first.byte_count();
   for (std::size_t i = 0; i < tensors.size(); ++i) {
     const Tensor& tensor = tensors[i];
     if (tensor.dtype() != first.dtype() || !std::ranges::equal(tensor.shape(), first.shape())) {

@@ -33,7 +33,7 @@ SnapshotReader::SnapshotReader(Invocation& call) : reader_({}) {
 Tensor SnapshotReader::in_block(std::uint64_t offset, std::uint64_t size, DType dtype,
                                 std::span<const std::int64_t> shape) {
   Tensor tensor(dtype, {shape.begin(), shape.end()});
-  if (offset > blobs_.size() || size > blobs_.size() - offset || size != tensor.bytes().size())
+  if (offset > blobs_.size() || size > blobs_.size() - offset || size != tensor.byte_count())
     throw InvalidArgument("a snapshot refers to bytes outside of itself");
   if (size != 0) std::memcpy(tensor.span<std::byte>().data(), blobs_.data() + offset, size);
   return tensor;

@@ -185,7 +185,9 @@ dlpack::DLManagedTensor* Tensor::to_dlpack() const {
     stride *= shape_[i];
   }
   exported->managed.dl_tensor = {.data = data(),
-                                 .device = {dlpack::kDLCPU, 0},
+                                 .device = device() < 0
+                                               ? dlpack::DLDevice{dlpack::kDLCPU, 0}
+                                               : dlpack::DLDevice{dlpack::kDLCUDA, device()},
                                  .ndim = dims_,
                                  .dtype = to_dlpack_type(dtype_),
                                  .shape = exported->shape.data(),
@@ -201,11 +203,17 @@ dlpack::DLManagedTensor* Tensor::to_dlpack() const {
 Tensor Tensor::from_dlpack(dlpack::DLManagedTensor* managed) {
   if (!managed) throw InvalidArgument("from_dlpack: the DLManagedTensor is null; pass a live one");
   const dlpack::DLTensor& given = managed->dl_tensor;
-  if (given.device.device_type != dlpack::kDLCPU &&
+  const bool on_device = given.device.device_type == dlpack::kDLCUDA;
+  if (!on_device && given.device.device_type != dlpack::kDLCPU &&
       given.device.device_type != dlpack::kDLCUDAHost) {
     throw InvalidArgument("from_dlpack: the tensor is on device type " +
                           std::to_string(given.device.device_type) +
-                          "; forge takes host memory: copy it there first");
+                          "; forge takes memory of the host and of CUDA devices: copy it there "
+                          "first");
+  }
+  if (on_device && given.device.device_id < 0) {
+    throw InvalidArgument("from_dlpack: there is no CUDA device " +
+                          std::to_string(given.device.device_id) + "; pass a complete DLTensor");
   }
   if (given.ndim < 0 || (given.ndim > 0 && !given.shape)) {
     throw InvalidArgument("from_dlpack: the DLTensor has no valid shape; pass a complete one");
@@ -222,6 +230,7 @@ Tensor Tensor::from_dlpack(dlpack::DLManagedTensor* managed) {
     storage->data = static_cast<std::byte*>(given.data) + given.byte_offset;
     storage->size = count * size_of(dtype);
   }
+  if (on_device) storage->device = given.device.device_id;
   Tensor tensor = adopt(storage, dtype, shape);
   storage->managed = managed;
   return tensor;
@@ -237,6 +246,19 @@ void Tensor::throw_bad_access(DType wanted, bool type_fits) const {
   throw InvalidArgument(self +
                         " is frozen: it was sent or received, and can only be read; read it with "
                         "span<const T>() or write to its copy()");
+}
+
+void Tensor::throw_on_device() const {
+  throw InvalidArgument("tensor " + describe(dtype_, shape()) + " lies in memory of device " +
+                        std::to_string(device()) +
+                        ", which the host cannot reach; in an actor, read "
+                        "forge::context().to_host(tensor), or hand device_data<T>() to a kernel");
+}
+
+void Tensor::throw_on_host() const {
+  throw InvalidArgument("tensor " + describe(dtype_, shape()) +
+                        " lies in host memory and has no address on a device; in an actor, use "
+                        "forge::context().to_device(tensor), or span<T>() on the host");
 }
 
 }  // namespace forge

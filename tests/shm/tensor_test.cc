@@ -31,6 +31,13 @@ struct TestStorage final : forge::detail::TensorStorage {
   bool* dropped;
 };
 
+/// Elements in what plays the memory of device `ordinal`.
+Tensor on_device(int ordinal, DType dtype, std::span<const std::int64_t> shape) {
+  auto storage = std::make_shared<TestStorage>(64);
+  storage->device = ordinal;
+  return Tensor::adopt(std::move(storage), dtype, shape, 8);
+}
+
 constexpr std::int64_t kShape24[] = {2, 4};
 
 TEST(Tensor, IsEmptyByDefault) {
@@ -158,6 +165,47 @@ TEST(Tensor, SaysInItsErrorsWhichTensorItIs) {
   }
 }
 
+TEST(Tensor, LiesOnTheHostUnlessItsStorageSaysOtherwise) {
+  EXPECT_EQ(Tensor().device(), -1);
+  EXPECT_EQ(Tensor(DType::f32, {4}).device(), -1);
+  EXPECT_EQ(on_device(3, DType::f32, kShape24).device(), 3);
+}
+
+TEST(Tensor, OnADeviceShowsTheHostNothingButItsAddress) {
+  Tensor tensor = on_device(0, DType::f32, kShape24);
+  const std::byte* const begin = tensor.storage()->data + 8;
+  EXPECT_EQ(reinterpret_cast<std::byte*>(tensor.device_data<float>()), begin);
+  EXPECT_EQ(reinterpret_cast<const std::byte*>(std::as_const(tensor).device_data<float>()), begin);
+  EXPECT_EQ(tensor.device_data<std::byte>(), begin);
+  EXPECT_EQ(tensor.byte_count(), 32u);
+  EXPECT_EQ(tensor.size(), 8u);
+  EXPECT_THROW(tensor.span<float>(), InvalidArgument);
+  EXPECT_THROW(std::as_const(tensor).span<float>(), InvalidArgument);
+  EXPECT_THROW(tensor.bytes(), InvalidArgument);
+  EXPECT_THROW(tensor.copy(), InvalidArgument);
+  try {
+    tensor.bytes();
+  } catch (const InvalidArgument& error) {
+    EXPECT_THAT(error.what(), testing::HasSubstr("device 0"));
+    EXPECT_THAT(error.what(), testing::HasSubstr("to_host"));
+  }
+}
+
+TEST(Tensor, ChecksElementsOnADeviceToo) {
+  Tensor tensor = on_device(0, DType::f32, kShape24);
+  EXPECT_THROW(tensor.device_data<double>(), InvalidArgument);
+  tensor.storage()->frozen = true;
+  EXPECT_THROW(tensor.device_data<float>(), InvalidArgument);
+  EXPECT_NO_THROW(tensor.device_data<const float>());
+  EXPECT_NO_THROW(std::as_const(tensor).device_data<float>());
+}
+
+TEST(Tensor, OnTheHostHasNoDeviceAddress) {
+  Tensor tensor(DType::f32, {4});
+  EXPECT_THROW(tensor.device_data<float>(), InvalidArgument);
+  EXPECT_THROW(Tensor().device_data<float>(), InvalidArgument);
+}
+
 TEST(Dlpack, RoundTripSharesBytes) {
   for (unsigned i = 0; i < forge::kDTypeCount; ++i) {
     Tensor tensor(static_cast<DType>(i), {2, 3, 4});
@@ -166,6 +214,17 @@ TEST(Dlpack, RoundTripSharesBytes) {
     EXPECT_THAT(back.shape(), ElementsAre(2, 3, 4));
     EXPECT_EQ(back.bytes().data(), tensor.bytes().data());
   }
+}
+
+TEST(Dlpack, SaysWhichDeviceATensorLiesOn) {
+  const Tensor tensor = on_device(2, DType::f32, kShape24);
+  forge::dlpack::DLManagedTensor* managed = tensor.to_dlpack();
+  EXPECT_EQ(managed->dl_tensor.device.device_type, forge::dlpack::kDLCUDA);
+  EXPECT_EQ(managed->dl_tensor.device.device_id, 2);
+  const Tensor back = Tensor::from_dlpack(managed);
+  EXPECT_EQ(back.device(), 2);
+  EXPECT_EQ(back.device_data<float>(), tensor.device_data<float>());
+  EXPECT_THROW(back.bytes(), InvalidArgument);
 }
 
 TEST(Dlpack, KeepsBytesUntilTheDeleterRuns) {
@@ -231,7 +290,9 @@ TEST(Dlpack, LeavesWhatItRefusesToTheCaller) {
     EXPECT_THROW((void)Tensor::from_dlpack(&foreign.managed), InvalidArgument);
     EXPECT_EQ(foreign.deletions, 0);
   };
-  expect_refusal([](auto&, auto& t) { t.device.device_type = forge::dlpack::kDLCUDA; });
+  constexpr std::int32_t kDLVulkan = 7;
+  expect_refusal([](auto&, auto& t) { t.device.device_type = kDLVulkan; });
+  expect_refusal([](auto&, auto& t) { t.device = {forge::dlpack::kDLCUDA, -1}; });
   expect_refusal([](auto&, auto& t) { t.dtype.lanes = 4; });
   expect_refusal([](auto&, auto& t) { t.dtype.bits = 128; });
   expect_refusal([](auto&, auto& t) { t.dtype.code = 5; });

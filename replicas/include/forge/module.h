@@ -102,7 +102,7 @@ struct ActorInfo {
 };
 
 /// Changes with every change to what plugin and worker exchange.
-inline constexpr std::uint32_t kPluginAbi = 3;
+inline constexpr std::uint32_t kPluginAbi = 4;
 inline constexpr std::uint64_t kPluginMagic = 0x4E'49'47'55'4C'50'46ULL;  // "FPLUGIN"
 
 /// One FORGE_PLUGIN of a program or shared object; a list through all of them.

@@ -1,8 +1,9 @@
 // Tensor: a typed, shaped view of bytes that somebody keeps alive.
 //
 // Copying a tensor shares its bytes. They may lie on the heap, in shared memory (then the storage
-// holds the mapping) or in another library's buffer (DLPack). A frozen tensor can only be read: it
-// has been sent, or it came from another process.
+// holds the mapping), in another library's buffer (DLPack) or in the memory of a device, where the
+// host can only hand out their address. A frozen tensor can only be read: it has been sent, or it
+// came from another process.
 #pragma once
 
 #include <array>
@@ -95,8 +96,9 @@ struct TensorStorage {
   /// memory cannot be seen as a whole. For tensors that adjoin.
   virtual std::shared_ptr<TensorStorage> widened(std::size_t bytes);
 
-  std::byte* data = nullptr;
+  std::byte* data = nullptr;  ///< as the device counts addresses, if it lies there
   std::size_t size = 0;
+  int device = -1;                  ///< CUDA ordinal of whose memory it is; -1: the host's
   std::atomic<bool> frozen{false};  ///< once true, it stays true
   const void* home = nullptr;       ///< identity of the shared memory it lies in; null: private
   std::uint64_t home_offset = 0;    ///< of `data` in that memory
@@ -140,14 +142,22 @@ class Tensor {
   std::span<const std::int64_t> shape() const noexcept { return {shape_.data(), dims_}; }
   /// Number of elements.
   std::size_t size() const noexcept { return size_; }
-  std::span<const std::byte> bytes() const noexcept { return {data(), size_ * size_of(dtype_)}; }
+  /// Bytes of all elements.
+  std::size_t byte_count() const noexcept { return size_ * size_of(dtype_); }
+  /// Throws InvalidArgument if they lie on a device.
+  std::span<const std::byte> bytes() const {
+    if (device() >= 0) throw_on_device();
+    return {data(), byte_count()};
+  }
   bool frozen() const noexcept {
     return storage_ && storage_->frozen.load(std::memory_order_relaxed);
   }
+  /// CUDA ordinal, as this process counts, of the device whose memory it lies in; -1: the host.
+  int device() const noexcept { return storage_ ? storage_->device : -1; }
 
   /// The elements. `span<const T>()` always reads; `span<T>()` writes and throws InvalidArgument on
   /// a frozen tensor. T must match the dtype: f16 and bf16 are seen as std::uint16_t, and
-  /// std::byte fits every dtype.
+  /// std::byte fits every dtype. Throws InvalidArgument if they lie on a device.
   template <class T>
   std::span<T> span() {
     check_element<T>(!std::is_const_v<T>);
@@ -159,7 +169,22 @@ class Tensor {
     return elements<const T>();
   }
 
-  /// A writable tensor with the same elements in heap memory of its own.
+  /// Where the elements begin in device memory, for kernels and libraries; T as for span(). What
+  /// wrote them may still run: use them in the call's stream. Throws InvalidArgument if they lie on
+  /// the host.
+  template <class T>
+  T* device_data() {
+    check_element<T>(!std::is_const_v<T>);
+    return reinterpret_cast<T*>(address_on_device());
+  }
+  template <class T>
+  const T* device_data() const {
+    check_element<T>(false);
+    return reinterpret_cast<const T*>(address_on_device());
+  }
+
+  /// A writable tensor with the same elements in heap memory of its own. Throws InvalidArgument if
+  /// they lie on a device.
   Tensor copy() const;
 
   const std::shared_ptr<detail::TensorStorage>& storage() const noexcept { return storage_; }
@@ -169,7 +194,8 @@ class Tensor {
   /// "read-only": a consumer must not write to what was frozen.
   dlpack::DLManagedTensor* to_dlpack() const;
   /// Takes over `managed`: its deleter runs when the last tensor over it dies. Accepts compact
-  /// row-major tensors in host memory; on other ones it throws and the caller still owns `managed`.
+  /// row-major tensors in memory of the host or of a CUDA device; on other ones it throws and the
+  /// caller still owns `managed`.
   static Tensor from_dlpack(dlpack::DLManagedTensor* managed);
 
   /// The same with the DLManagedTensor of a dlpack.h that the program includes.
@@ -190,7 +216,8 @@ class Tensor {
 
   template <class T>
   std::span<T> elements() const {
-    return {reinterpret_cast<T*>(data()), bytes().size() / sizeof(T)};
+    if (device() >= 0) throw_on_device();
+    return {reinterpret_cast<T*>(data()), byte_count() / sizeof(T)};
   }
   template <class T>
   void check_element(bool writes) const {
@@ -212,7 +239,13 @@ class Tensor {
                       sizeof(Managed::dl_tensor) == sizeof(dlpack::DLTensor),
                   "forge speaks DLManagedTensor as in dlpack.h v0.8");
   }
+  std::byte* address_on_device() const {
+    if (device() < 0) throw_on_host();
+    return data();
+  }
   [[noreturn]] void throw_bad_access(DType wanted, bool type_fits) const;
+  [[noreturn]] void throw_on_device() const;
+  [[noreturn]] void throw_on_host() const;
 
   std::shared_ptr<detail::TensorStorage> storage_;
   std::size_t byte_offset_ = 0;
