@@ -52,7 +52,9 @@ class AnyBackend : public ::testing::TestWithParam<Kind> {
 };
 
 INSTANTIATE_TEST_SUITE_P(All, AnyBackend,
-                         ::testing::Values(Kind{"host", [] { return make_host_backend(); }}),
+                         ::testing::Values(Kind{"host", [] { return make_host_backend(); }},
+                                           Kind{"host_as_device",
+                                                [] { return make_host_device({}).value(); }}),
                          [](const auto& test) { return test.param.name; });
 
 Bytes some_bytes(std::size_t count, unsigned first = 1) {
@@ -138,6 +140,31 @@ TEST_P(AnyBackend, DoesTheWorkOfAStreamInOrder) {
   EXPECT_EQ(taken, given);
 }
 
+TEST_P(AnyBackend, CopiesFromBufferToBuffer) {
+  const auto from = zeros(100);
+  const auto to = zeros(50);
+  const Bytes given = some_bytes(100);
+  EXPECT_TRUE(stream_->copy_in(*from, 0, given).ok());
+  EXPECT_TRUE(stream_->copy_between(*to, 10, *from, 60, 40).ok());
+  EXPECT_TRUE(stream_->copy_between(*to, 50, *from, 100, 0).ok());
+  Bytes expected(50);
+  std::copy_n(given.begin() + 60, 40, expected.begin() + 10);
+  EXPECT_EQ(content(*to), expected);
+  expect_invalid(stream_->copy_between(*to, 11, *from, 60, 40));
+  expect_invalid(stream_->copy_between(*to, 10, *from, 61, 40));
+}
+
+TEST_P(AnyBackend, CopiesToBorrowedMemory) {
+  const auto buffer = zeros(100);
+  BorrowedBuffer part(buffer->device_data() + 10, 5);
+  const Bytes given = some_bytes(5);
+  EXPECT_TRUE(stream_->copy_in(part, 0, given).ok());
+  expect_invalid(stream_->copy_in(part, 1, given));
+  Bytes expected(100);
+  std::ranges::copy(given, expected.begin() + 10);
+  EXPECT_EQ(content(*buffer), expected);
+}
+
 // ---- gather
 
 TEST_P(AnyBackend, GathersPiecesOneBehindTheOther) {
@@ -216,6 +243,114 @@ TEST_P(AnyBackend, LetsOneStreamWaitForAnother) {
   EXPECT_TRUE(other->copy_out(taken, *buffer, 0).ok());
   EXPECT_TRUE(other->synchronize().ok());
   EXPECT_EQ(taken, given);
+}
+
+// ---- graphs
+
+TEST_P(AnyBackend, ReplaysWhatWasCaptured) {
+  Bytes given = some_bytes(64, 1);
+  Bytes taken(64);
+  const auto in = zeros(64);
+  const auto out = zeros(64);
+  const auto pinned_in = backend_->pin(given);
+  EXPECT_TRUE(stream_->begin_capture().ok());
+  EXPECT_TRUE(stream_->capturing());
+  EXPECT_TRUE(stream_->copy_in(*in, 0, given).ok());
+  EXPECT_TRUE(stream_->copy_between(*out, 0, *in, 0, 64).ok());
+  EXPECT_TRUE(stream_->copy_out(taken, *out, 0).ok());
+  const auto graph = std::move(stream_->end_capture()).value();
+  EXPECT_FALSE(stream_->capturing());
+  EXPECT_EQ(content(*out), Bytes(64)) << "captured, not done";
+  for (unsigned round = 2; round < 5; ++round) {
+    std::ranges::copy(some_bytes(64, round), given.begin());
+    EXPECT_TRUE(stream_->launch(*graph).ok());
+    EXPECT_TRUE(stream_->synchronize().ok());
+    EXPECT_EQ(taken, given);
+  }
+}
+
+TEST_P(AnyBackend, CapturesGathers) {
+  const Bytes source = some_bytes(1000);
+  const auto buffer = zeros(30);
+  std::vector<HostPiece> pieces = {HostPiece(source).first(10), HostPiece(source).last(20)};
+  EXPECT_TRUE(stream_->begin_capture().ok());
+  EXPECT_TRUE(stream_->gather(*buffer, 0, pieces).ok());
+  const auto graph = std::move(stream_->end_capture()).value();
+  pieces.clear();  // only the memory itself must stay
+  EXPECT_TRUE(stream_->launch(*graph).ok());
+  Bytes expected(source.begin(), source.begin() + 10);
+  expected.insert(expected.end(), source.end() - 20, source.end());
+  EXPECT_EQ(content(*buffer), expected);
+}
+
+TEST_P(AnyBackend, RefusesWhatCannotBeCaptured) {
+  const auto event = std::move(backend_->make_event()).value();
+  auto buffer = zeros(10);
+  const Bytes given = some_bytes(10);
+  EXPECT_TRUE(stream_->begin_capture().ok());
+  const auto allocated = stream_->allocate(1);
+  ASSERT_FALSE(allocated);
+  EXPECT_EQ(allocated.error().error_code(), ErrorCode::invalid_argument);
+  EXPECT_THAT(allocated.error().what(), HasSubstr("capture"));
+  expect_invalid(stream_->begin_capture());
+  expect_invalid(stream_->record(*event));
+  expect_invalid(stream_->wait(*event));
+  expect_invalid(stream_->synchronize());
+  EXPECT_TRUE(stream_->copy_in(*buffer, 0, given).ok()) << "the capture goes on";
+  const auto graph = std::move(stream_->end_capture()).value();
+  EXPECT_TRUE(stream_->launch(*graph).ok());
+  EXPECT_EQ(content(*buffer), given);
+  const auto none = stream_->end_capture();
+  ASSERT_FALSE(none);
+  EXPECT_EQ(none.error().error_code(), ErrorCode::invalid_argument);
+}
+
+TEST_P(AnyBackend, LetsBuffersGoDuringACapture) {
+  auto dropped = allocate(1 << 20);
+  const auto buffer = zeros(10);
+  const Bytes given = some_bytes(10);
+  EXPECT_TRUE(stream_->begin_capture().ok());
+  dropped.reset();
+  EXPECT_TRUE(stream_->copy_in(*buffer, 0, given).ok());
+  const auto graph = std::move(stream_->end_capture()).value();
+  for (int i = 0; i < 2; ++i) EXPECT_TRUE(stream_->launch(*graph).ok());
+  EXPECT_EQ(content(*buffer), given);
+}
+
+// ---- memory for other processes
+
+TEST_P(AnyBackend, OpensWhatWasExported) {
+  const auto shared = std::move(backend_->allocate_shared(1000)).value();
+  EXPECT_EQ(shared->size(), 1000u);
+  const IpcHandle handle = backend_->export_buffer(*shared).value();
+  const auto same = std::move(backend_->import_buffer(handle)).value();
+  EXPECT_EQ(same->size(), 1000u);
+  const Bytes given = some_bytes(1000);
+  EXPECT_TRUE(stream_->copy_in(*shared, 0, given).ok());
+  EXPECT_EQ(content(*same), given);
+}
+
+TEST_P(AnyBackend, ExportsOnlySharedMemory) {
+  const auto refused = backend_->export_buffer(*allocate(10));
+  ASSERT_FALSE(refused);
+  EXPECT_EQ(refused.error().error_code(), ErrorCode::invalid_argument);
+}
+
+TEST_P(AnyBackend, OpensNoHandleThatIsNone) {
+  const auto refused = backend_->import_buffer(IpcHandle{});
+  ASSERT_FALSE(refused);
+  EXPECT_EQ(refused.error().error_code(), ErrorCode::invalid_argument);
+}
+
+TEST_P(AnyBackend, CountsSharedMemory) {
+  const std::size_t before = backend_->memory().used;
+  auto shared = std::move(backend_->allocate_shared(1 << 20)).value();
+  EXPECT_GE(backend_->memory().used, before + (1 << 20));
+  shared.reset();
+  EXPECT_EQ(backend_->memory().used, before);
+  const auto refused = backend_->allocate_shared(backend_->memory().total + 1);
+  ASSERT_FALSE(refused);
+  EXPECT_EQ(refused.error().error_code(), ErrorCode::unavailable);
 }
 
 // ---- pinned memory
@@ -314,29 +449,6 @@ TEST_P(AnyBackend, IntroducesItself) {
   EXPECT_FALSE(backend_->device().name.empty());
   EXPECT_GE(backend_->device().ordinal, -1);
   EXPECT_TRUE(backend_->healthy());
-}
-
-// ---- the host's own
-
-TEST(HostBackend, GivesKeptMemoryBackToMakeRoom) {
-  const auto backend = make_host_backend(1 << 20);
-  const auto stream = std::move(backend->make_stream()).value();
-  for (std::size_t size = 1 << 20; size >= 1024; size /= 2) {
-    EXPECT_TRUE(stream->allocate(size)) << size;  // dropped at once, and kept
-  }
-  EXPECT_TRUE(stream->allocate(1 << 20));
-  const auto half = stream->allocate(1 << 19);
-  EXPECT_TRUE(half);
-  EXPECT_FALSE(stream->allocate((1 << 19) + 1));
-  EXPECT_EQ(backend->memory().used, std::size_t{1} << 19);
-}
-
-TEST(HostBackend, HasNoDeviceAndNoNativeHandles) {
-  const auto backend = make_host_backend();
-  EXPECT_EQ(backend->device().ordinal, -1);
-  EXPECT_TRUE(backend->device().pins_read_only);
-  EXPECT_EQ(backend->make_stream().value()->native(), nullptr);
-  EXPECT_EQ(backend->make_event().value()->native(), nullptr);
 }
 
 }  // namespace
