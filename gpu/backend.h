@@ -112,6 +112,8 @@ class PinnedRegion {
   /// Its place in the table is free again after what the derived class does to unpin it.
   explicit PinnedRegion(PinTable::Claim claim) : claim_(std::move(claim)) {}
 
+  const PinTable::Claim& claim() const { return claim_; }
+
  private:
   PinTable::Claim claim_;
 };
@@ -241,8 +243,8 @@ class Backend {
  protected:
   Backend() = default;
 
-  /// What is pinned now.
-  const PinTable& pins() const { return *pins_; }
+  /// What is pinned, now and later.
+  const std::shared_ptr<PinTable>& pins() const { return pins_; }
 
  private:
   virtual Result<std::unique_ptr<PinnedRegion>> do_pin(PinTable::Claim claim,

@@ -1,5 +1,4 @@
-// What every backend must do. A new one is a line in INSTANTIATE_TEST_SUITE_P. Work may be
-// asynchronous, so nothing is looked at before its stream or event says that it is done.
+// What every backend must do. A new one is a line in INSTANTIATE_TEST_SUITE_P.
 #include "gpu/backend.h"
 
 #include <gmock/gmock.h>
@@ -11,45 +10,15 @@
 #include <string>
 #include <vector>
 
+#include "gpu/backend_loader.h"
+#include "gpu/devices.h"
 #include "gpu/host_backend.h"
-#include "tests/random.h"
+#include "tests/gpu/backend_fixture.h"
 
 namespace forge::gpu {
 namespace {
 
 using ::testing::HasSubstr;
-using Bytes = std::vector<std::byte>;
-
-struct Kind {
-  std::string name;
-  std::unique_ptr<Backend> (*make)();
-};
-void PrintTo(const Kind& kind, std::ostream* out) { *out << kind.name; }
-
-class AnyBackend : public ::testing::TestWithParam<Kind> {
- protected:
-  std::unique_ptr<Buffer> allocate(std::size_t bytes) {
-    return std::move(stream_->allocate(bytes)).value();
-  }
-  /// All bytes of a buffer, once its stream is done.
-  Bytes content(const Buffer& buffer) {
-    Bytes bytes(buffer.size());
-    EXPECT_TRUE(stream_->copy_out(bytes, buffer, 0).ok());
-    EXPECT_TRUE(stream_->synchronize().ok());
-    return bytes;
-  }
-  /// A buffer of so many zeros.
-  std::unique_ptr<Buffer> zeros(std::size_t bytes) {
-    auto buffer = allocate(bytes);
-    const Bytes nothing(bytes);
-    EXPECT_TRUE(stream_->copy_in(*buffer, 0, nothing).ok());
-    EXPECT_TRUE(stream_->synchronize().ok());
-    return buffer;
-  }
-
-  std::unique_ptr<Backend> backend_ = GetParam().make();
-  std::unique_ptr<Stream> stream_ = std::move(backend_->make_stream()).value();
-};
 
 INSTANTIATE_TEST_SUITE_P(All, AnyBackend,
                          ::testing::Values(Kind{"host", [] { return make_host_backend(); }},
@@ -57,15 +26,25 @@ INSTANTIATE_TEST_SUITE_P(All, AnyBackend,
                                                 [] { return make_host_device({}).value(); }}),
                          [](const auto& test) { return test.param.name; });
 
-Bytes some_bytes(std::size_t count, unsigned first = 1) {
-  Bytes bytes(count);
-  for (std::size_t i = 0; i < count; ++i) bytes[i] = static_cast<std::byte>(first + i * 7);
-  return bytes;
+/// The CUDA backend where there is a device: the one this process was given, or else the first.
+BackendSpec device_spec() {
+  BackendSpec spec = BackendSpec::from_environment();
+  const std::vector<Device> devices = list_devices();
+  if (spec.device.empty() && !devices.empty()) spec.device = devices.front().uuid;
+  return spec;
 }
 
-void expect_invalid(const Status& status) {
-  EXPECT_EQ(status.code, ErrorCode::invalid_argument) << status.message;
+std::vector<Kind> devices() {
+#ifdef FORGE_CUDA_BACKEND
+  if (!device_spec().device.empty()) {
+    return {Kind{"cuda", [] { return make_backend(device_spec()).value(); }}};
+  }
+#endif
+  return {};
 }
+
+INSTANTIATE_TEST_SUITE_P(Device, AnyBackend, ::testing::ValuesIn(devices()),
+                         [](const auto& test) { return test.param.name; });
 
 // ---- copies
 
@@ -124,20 +103,16 @@ TEST_P(AnyBackend, DoesTheWorkOfAStreamInOrder) {
   constexpr std::size_t kSize = 64 * 1024;
   const auto buffer = allocate(kSize);
   // Pinned, so that a backend that can be asynchronous is.
-  std::vector<Bytes> given;
-  std::vector<Bytes> taken(16, Bytes(kSize));
-  std::vector<std::unique_ptr<PinnedRegion>> pins;
-  for (unsigned i = 0; i < 16; ++i) given.push_back(some_bytes(kSize, i));
-  for (unsigned i = 0; i < 16; ++i) {
-    pins.push_back(std::move(backend_->pin(given[i])).value());
-    pins.push_back(std::move(backend_->pin(taken[i])).value());
-  }
-  for (unsigned i = 0; i < 16; ++i) {
-    ASSERT_TRUE(stream_->copy_in(*buffer, 0, given[i]).ok());
-    ASSERT_TRUE(stream_->copy_out(taken[i], *buffer, 0).ok());
+  const Pages given(16 * kSize / Pages::kPage);
+  const Pages taken(16 * kSize / Pages::kPage, 0);
+  const auto pinned = pin(given);
+  const auto pinned_taken = pin(taken);
+  for (std::size_t i = 0; i < 16; ++i) {
+    ASSERT_TRUE(stream_->copy_in(*buffer, 0, given.bytes().subspan(i * kSize, kSize)).ok());
+    ASSERT_TRUE(stream_->copy_out(taken.bytes().subspan(i * kSize, kSize), *buffer, 0).ok());
   }
   EXPECT_TRUE(stream_->synchronize().ok());
-  EXPECT_EQ(taken, given);
+  EXPECT_EQ(taken.copy(), given.copy());
 }
 
 TEST_P(AnyBackend, CopiesFromBufferToBuffer) {
@@ -163,51 +138,6 @@ TEST_P(AnyBackend, CopiesToBorrowedMemory) {
   Bytes expected(100);
   std::ranges::copy(given, expected.begin() + 10);
   EXPECT_EQ(content(*buffer), expected);
-}
-
-// ---- gather
-
-TEST_P(AnyBackend, GathersPiecesOneBehindTheOther) {
-  const Bytes source = some_bytes(1000);
-  const auto piece = [&](std::size_t from, std::size_t size) {
-    return HostPiece(source).subspan(from, size);
-  };
-  const std::vector<HostPiece> pieces = {
-      piece(500, 100), piece(0, 1), {}, piece(333, 33), piece(500, 3)};
-  const auto buffer = zeros(150);
-  EXPECT_TRUE(stream_->gather(*buffer, 5, pieces).ok());
-  Bytes expected(5);
-  for (const HostPiece p : pieces) expected.insert(expected.end(), p.begin(), p.end());
-  expected.resize(150);
-  EXPECT_EQ(content(*buffer), expected);
-}
-
-TEST_P(AnyBackend, GathersRandomBatches) {
-  auto random = tests::seeded();
-  const Bytes source = some_bytes(1 << 16);
-  for (int round = 0; round < 50; ++round) {
-    std::vector<HostPiece> pieces;
-    Bytes expected;
-    for (std::uint64_t count = tests::below(random, 70); count > 0; --count) {
-      const std::size_t from = tests::below(random, source.size());
-      const std::size_t size = tests::below(random, std::min(source.size() - from, 2000ul) + 1);
-      pieces.push_back(HostPiece(source).subspan(from, size));
-      expected.insert(expected.end(), pieces.back().begin(), pieces.back().end());
-    }
-    const auto buffer = allocate(expected.size());
-    EXPECT_TRUE(stream_->gather(*buffer, 0, pieces).ok());
-    EXPECT_EQ(content(*buffer), expected);
-  }
-}
-
-TEST_P(AnyBackend, RefusesBatchesThatDoNotFitAndCopiesNoneOfThem) {
-  const Bytes source = some_bytes(100);
-  const auto buffer = zeros(100);
-  const std::vector<HostPiece> pieces = {HostPiece(source).first(60), HostPiece(source).first(41)};
-  expect_invalid(stream_->gather(*buffer, 0, pieces));
-  expect_invalid(stream_->gather(*buffer, 101, {}));
-  EXPECT_TRUE(stream_->synchronize().ok());
-  EXPECT_EQ(content(*buffer), Bytes(100));
 }
 
 // ---- events
@@ -243,78 +173,6 @@ TEST_P(AnyBackend, LetsOneStreamWaitForAnother) {
   EXPECT_TRUE(other->copy_out(taken, *buffer, 0).ok());
   EXPECT_TRUE(other->synchronize().ok());
   EXPECT_EQ(taken, given);
-}
-
-// ---- graphs
-
-TEST_P(AnyBackend, ReplaysWhatWasCaptured) {
-  Bytes given = some_bytes(64, 1);
-  Bytes taken(64);
-  const auto in = zeros(64);
-  const auto out = zeros(64);
-  const auto pinned_in = backend_->pin(given);
-  EXPECT_TRUE(stream_->begin_capture().ok());
-  EXPECT_TRUE(stream_->capturing());
-  EXPECT_TRUE(stream_->copy_in(*in, 0, given).ok());
-  EXPECT_TRUE(stream_->copy_between(*out, 0, *in, 0, 64).ok());
-  EXPECT_TRUE(stream_->copy_out(taken, *out, 0).ok());
-  const auto graph = std::move(stream_->end_capture()).value();
-  EXPECT_FALSE(stream_->capturing());
-  EXPECT_EQ(content(*out), Bytes(64)) << "captured, not done";
-  for (unsigned round = 2; round < 5; ++round) {
-    std::ranges::copy(some_bytes(64, round), given.begin());
-    EXPECT_TRUE(stream_->launch(*graph).ok());
-    EXPECT_TRUE(stream_->synchronize().ok());
-    EXPECT_EQ(taken, given);
-  }
-}
-
-TEST_P(AnyBackend, CapturesGathers) {
-  const Bytes source = some_bytes(1000);
-  const auto buffer = zeros(30);
-  std::vector<HostPiece> pieces = {HostPiece(source).first(10), HostPiece(source).last(20)};
-  EXPECT_TRUE(stream_->begin_capture().ok());
-  EXPECT_TRUE(stream_->gather(*buffer, 0, pieces).ok());
-  const auto graph = std::move(stream_->end_capture()).value();
-  pieces.clear();  // only the memory itself must stay
-  EXPECT_TRUE(stream_->launch(*graph).ok());
-  Bytes expected(source.begin(), source.begin() + 10);
-  expected.insert(expected.end(), source.end() - 20, source.end());
-  EXPECT_EQ(content(*buffer), expected);
-}
-
-TEST_P(AnyBackend, RefusesWhatCannotBeCaptured) {
-  const auto event = std::move(backend_->make_event()).value();
-  auto buffer = zeros(10);
-  const Bytes given = some_bytes(10);
-  EXPECT_TRUE(stream_->begin_capture().ok());
-  const auto allocated = stream_->allocate(1);
-  ASSERT_FALSE(allocated);
-  EXPECT_EQ(allocated.error().error_code(), ErrorCode::invalid_argument);
-  EXPECT_THAT(allocated.error().what(), HasSubstr("capture"));
-  expect_invalid(stream_->begin_capture());
-  expect_invalid(stream_->record(*event));
-  expect_invalid(stream_->wait(*event));
-  expect_invalid(stream_->synchronize());
-  EXPECT_TRUE(stream_->copy_in(*buffer, 0, given).ok()) << "the capture goes on";
-  const auto graph = std::move(stream_->end_capture()).value();
-  EXPECT_TRUE(stream_->launch(*graph).ok());
-  EXPECT_EQ(content(*buffer), given);
-  const auto none = stream_->end_capture();
-  ASSERT_FALSE(none);
-  EXPECT_EQ(none.error().error_code(), ErrorCode::invalid_argument);
-}
-
-TEST_P(AnyBackend, LetsBuffersGoDuringACapture) {
-  auto dropped = allocate(1 << 20);
-  const auto buffer = zeros(10);
-  const Bytes given = some_bytes(10);
-  EXPECT_TRUE(stream_->begin_capture().ok());
-  dropped.reset();
-  EXPECT_TRUE(stream_->copy_in(*buffer, 0, given).ok());
-  const auto graph = std::move(stream_->end_capture()).value();
-  for (int i = 0; i < 2; ++i) EXPECT_TRUE(stream_->launch(*graph).ok());
-  EXPECT_EQ(content(*buffer), given);
 }
 
 // ---- memory for other processes
@@ -372,17 +230,30 @@ TEST_P(AnyBackend, PinsMemoryThatIsGivenToItOnce) {
   EXPECT_TRUE(backend_->pin(all)) << "unpinned since";
 }
 
-TEST_P(AnyBackend, PinsNeighbours) {
-  Bytes memory(4 * 4096);
-  // Whole pages, because devices pin pages.
-  const auto skipped = 4096 - reinterpret_cast<std::uintptr_t>(memory.data()) % 4096;
-  const auto pages = std::span(memory).subspan(skipped, 3 * 4096);
-  const auto middle = backend_->pin(pages.subspan(4096, 4096));
-  const auto before = backend_->pin(pages.first(4096));
-  const auto after = backend_->pin(pages.last(4096));
+TEST_P(AnyBackend, PinsNeighboursAndCopiesAcrossThem) {
+  const Pages pages(4);
+  const auto part = [&](std::size_t first, std::size_t count) {
+    return pages.bytes().subspan(first * Pages::kPage, count * Pages::kPage);
+  };
+  const auto middle = backend_->pin(part(1, 1));
+  const auto before = backend_->pin(part(0, 1));
+  const auto after = backend_->pin(part(2, 1));
   EXPECT_TRUE(middle);
   EXPECT_TRUE(before);
   EXPECT_TRUE(after);
+  // The last page is not pinned.
+  const auto buffer = allocate(pages.bytes().size() - 200);
+  const auto most = pages.bytes().subspan(100, buffer->size());
+  EXPECT_TRUE(stream_->copy_in(*buffer, 0, most).ok());
+  EXPECT_EQ(content(*buffer), Bytes(most.begin(), most.end()));
+  pages.fill(99);
+  const Bytes changed = pages.copy();
+  EXPECT_TRUE(stream_->copy_in(*buffer, 0, most).ok());
+  EXPECT_TRUE(stream_->synchronize().ok());
+  std::ranges::fill(pages.bytes(), std::byte{0});
+  EXPECT_TRUE(stream_->copy_out(most, *buffer, 0).ok());
+  EXPECT_TRUE(stream_->synchronize().ok());
+  EXPECT_TRUE(std::equal(most.begin(), most.end(), changed.begin() + 100));
 }
 
 TEST_P(AnyBackend, PinsNoMemoryThatIsNone) {

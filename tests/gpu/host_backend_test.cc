@@ -1,5 +1,4 @@
-// What the host's backend does beyond what every backend must, how it poses as a device, and which
-// backend a worker gets.
+// What the host's backend does beyond what every backend must, and how it poses as a device.
 #include "gpu/host_backend.h"
 
 #include <gmock/gmock.h>
@@ -9,8 +8,6 @@
 #include <string>
 #include <utility>
 #include <vector>
-
-#include "gpu/backend_loader.h"
 
 namespace forge::gpu {
 namespace {
@@ -149,26 +146,6 @@ TEST(HostDevice, ReadsItsFaults) {
     ASSERT_FALSE(refused) << wrong;
     EXPECT_EQ(refused.error().error_code(), ErrorCode::invalid_argument);
   }
-}
-
-// ---- which one a worker gets
-
-TEST(BackendLoader, GivesTheHostToAWorkerWithoutADevice) {
-  EXPECT_EQ(make_backend({}).value()->device().ordinal, -1);
-}
-
-TEST(BackendLoader, LetsTheHostPoseAsAFakeDevice) {
-  const auto backend = make_backend({.device = "GPU-fake-3"}).value();
-  EXPECT_EQ(backend->device().ordinal, 0);
-  EXPECT_EQ(backend->device().uuid, "GPU-fake-3");
-  EXPECT_FALSE(make_backend({.device = "GPU-fake-3", .faults = "busy"}));
-  EXPECT_FALSE(make_backend({.device = "GPU-fake-3", .faults = "nonsense"}));
-}
-
-TEST(BackendLoader, NeverGivesTheHostInPlaceOfADevice) {
-  const auto refused = make_backend({.device = "GPU-00000000-dead-beef-0000-000000000000"});
-  ASSERT_FALSE(refused);
-  EXPECT_THAT(refused.error().what(), HasSubstr("GPU-00000000-dead-beef-0000-000000000000"));
 }
 
 }  // namespace
