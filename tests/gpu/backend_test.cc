@@ -1,4 +1,4 @@
-// What every backend must do. A new one is a line in INSTANTIATE_TEST_SUITE_P.
+// What every backend must do; gather_test.cc has more of it, backend_kinds.cc which backends.
 #include "gpu/backend.h"
 
 #include <gmock/gmock.h>
@@ -10,41 +10,12 @@
 #include <string>
 #include <vector>
 
-#include "gpu/backend_loader.h"
-#include "gpu/devices.h"
-#include "gpu/host_backend.h"
 #include "tests/gpu/backend_fixture.h"
 
 namespace forge::gpu {
 namespace {
 
 using ::testing::HasSubstr;
-
-INSTANTIATE_TEST_SUITE_P(All, AnyBackend,
-                         ::testing::Values(Kind{"host", [] { return make_host_backend(); }},
-                                           Kind{"host_as_device",
-                                                [] { return make_host_device({}).value(); }}),
-                         [](const auto& test) { return test.param.name; });
-
-/// The CUDA backend where there is a device: the one this process was given, or else the first.
-BackendSpec device_spec() {
-  BackendSpec spec = BackendSpec::from_environment();
-  const std::vector<Device> devices = list_devices();
-  if (spec.device.empty() && !devices.empty()) spec.device = devices.front().uuid;
-  return spec;
-}
-
-std::vector<Kind> devices() {
-#ifdef FORGE_CUDA_BACKEND
-  if (!device_spec().device.empty()) {
-    return {Kind{"cuda", [] { return make_backend(device_spec()).value(); }}};
-  }
-#endif
-  return {};
-}
-
-INSTANTIATE_TEST_SUITE_P(Device, AnyBackend, ::testing::ValuesIn(devices()),
-                         [](const auto& test) { return test.param.name; });
 
 // ---- copies
 
