@@ -34,11 +34,11 @@ std::string lower_case(std::string_view text) {
   return out;
 }
 
-int read_numa_node(const fs::path& root, const std::string& bus_id) {
-  std::ifstream in(root / "sys/bus/pci/devices" / bus_id / "numa_node");
+std::string first_line(const fs::path& file) {
+  std::ifstream in(file);
   std::string line;
   std::getline(in, line);
-  return to_int(trim(line), -1);
+  return std::string(trim(line));
 }
 
 /// One "Key:   value" file of the driver.
@@ -60,8 +60,30 @@ std::optional<Device> read_device(const fs::path& folder, const fs::path& root) 
   }
   // The driver writes question marks for a device that it has not managed to start.
   if (device.uuid.empty() || device.uuid.find('?') != std::string::npos) return std::nullopt;
-  device.numa_node = read_numa_node(root, device.bus_id);
+  device.numa_node =
+      to_int(first_line(root / "sys/bus/pci/devices" / device.bus_id / "numa_node"), -1);
+  if (device.numa_node >= 0) {
+    device.cpus = first_line(root / "sys/devices/system/node" /
+                             ("node" + std::to_string(device.numa_node)) / "cpulist");
+  }
   return device;
+}
+
+/// The device that one entry of CUDA_VISIBLE_DEVICES names, if it is one.
+std::optional<Device> find_device(const std::vector<Device>& all, std::string_view entry) {
+  if (entry.substr(0, 4) == "MIG-") {
+    Device part;
+    part.uuid = entry;
+    part.model = "MIG instance";
+    return part;
+  }
+  const auto named = [&](const Device& device) {
+    return entry.substr(0, 4) == "GPU-" ? std::string_view(device.uuid).starts_with(entry)
+                                        : device.index == to_int(entry, -1);
+  };
+  const auto found = std::find_if(all.begin(), all.end(), named);
+  if (found == all.end() || std::any_of(found + 1, all.end(), named)) return std::nullopt;
+  return *found;
 }
 
 }  // namespace
@@ -80,6 +102,38 @@ std::vector<Device> list_devices(const fs::path& root) {
   });
   for (std::size_t i = 0; i < devices.size(); ++i) devices[i].index = static_cast<int>(i);
   return devices;
+}
+
+std::vector<Device> visible_devices(const std::vector<Device>& all, std::string_view variable) {
+  std::vector<Device> visible;
+  for (std::size_t begin = 0; begin <= variable.size();) {
+    const std::size_t end = std::min(variable.find(',', begin), variable.size());
+    const auto device = find_device(all, trim(variable.substr(begin, end - begin)));
+    if (!device) break;
+    const bool twice = std::any_of(visible.begin(), visible.end(),
+                                   [&](const Device& other) { return other.uuid == device->uuid; });
+    if (twice) return {};
+    visible.push_back(*device);
+    begin = end + 1;
+  }
+  return visible;
+}
+
+std::vector<int> parse_cpu_list(std::string_view text) {
+  constexpr int kMost = 1 << 16;  // more than any kernel numbers
+  std::vector<int> cpus;
+  text = trim(text);
+  for (std::size_t begin = 0; begin <= text.size();) {
+    const std::size_t end = std::min(text.find(',', begin), text.size());
+    const std::string_view range = text.substr(begin, end - begin);
+    const std::size_t dash = std::min(range.find('-'), range.size());
+    const int first = to_int(range.substr(0, dash), -1);
+    const int last = dash == range.size() ? first : to_int(range.substr(dash + 1), -1);
+    if (first < 0 || last < first || last >= kMost) return {};
+    for (int cpu = first; cpu <= last; ++cpu) cpus.push_back(cpu);
+    begin = end + 1;
+  }
+  return cpus;
 }
 
 }  // namespace forge::gpu

@@ -55,6 +55,7 @@ TEST_F(Devices, ListsNothingWhenDriverHasNoDevice) {
 TEST_F(Devices, ReadsAllFieldsOfTheDriversFile) {
   write_device("0000:1b:00.0", kInformation);
   write("sys/bus/pci/devices/0000:1b:00.0/numa_node", "1\n");
+  write("sys/devices/system/node/node1/cpulist", "16-31,48-63\n");
   const auto devices = list_devices(root_);
   ASSERT_THAT(devices, SizeIs(1));
   EXPECT_EQ(devices[0].index, 0);
@@ -63,6 +64,7 @@ TEST_F(Devices, ReadsAllFieldsOfTheDriversFile) {
   EXPECT_EQ(devices[0].bus_id, "0000:1b:00.0");
   EXPECT_EQ(devices[0].minor, 3);
   EXPECT_EQ(devices[0].numa_node, 1);
+  EXPECT_EQ(devices[0].cpus, "16-31,48-63");
 }
 
 TEST_F(Devices, SaysUnknownWhereTheMachineDoes) {
@@ -72,6 +74,7 @@ TEST_F(Devices, SaysUnknownWhereTheMachineDoes) {
   EXPECT_EQ(devices[0].bus_id, "0000:1b:00.0") << "from the folder's name";
   EXPECT_EQ(devices[0].minor, -1);
   EXPECT_EQ(devices[0].numa_node, -1);
+  EXPECT_EQ(devices[0].cpus, "");
 }
 
 TEST_F(Devices, NumbersDevicesInBusOrder) {
@@ -94,6 +97,56 @@ TEST_F(Devices, LeavesOutWhatCannotBeUsed) {
   fs::create_directories(root_ / "proc/driver/nvidia/gpus/0000:05:00.0");
   EXPECT_THAT(list_devices(root_), IsEmpty());
 }
+
+struct Visible {
+  const char* variable;
+  std::vector<std::string> expected;
+};
+
+class VisibleDevices : public ::testing::TestWithParam<Visible> {};
+
+TEST_P(VisibleDevices, AreThoseThatTheVariableNames) {
+  std::vector<Device> all(4);
+  const char* const uuids[] = {"GPU-aa11", "GPU-aa22", "GPU-bb33", "GPU-cc44"};
+  for (int i = 0; i < 4; ++i) {
+    all[static_cast<std::size_t>(i)].index = i;
+    all[static_cast<std::size_t>(i)].uuid = uuids[i];
+  }
+  std::vector<std::string> seen;
+  for (const Device& device : visible_devices(all, GetParam().variable))
+    seen.push_back(device.uuid);
+  EXPECT_EQ(seen, GetParam().expected) << "CUDA_VISIBLE_DEVICES=" << GetParam().variable;
+}
+
+INSTANTIATE_TEST_SUITE_P(
+    All, VisibleDevices,
+    ::testing::Values(Visible{"", {}}, Visible{"-1", {}}, Visible{"NoDevFiles", {}},
+                      Visible{"2", {"GPU-bb33"}}, Visible{"3,0", {"GPU-cc44", "GPU-aa11"}},
+                      Visible{" 1 , 2 ", {"GPU-aa22", "GPU-bb33"}}, Visible{"1,-1,2", {"GPU-aa22"}},
+                      Visible{"1,9,2", {"GPU-aa22"}}, Visible{"1,,2", {"GPU-aa22"}},
+                      Visible{"0,1,0", {}}, Visible{"GPU-bb33", {"GPU-bb33"}},
+                      Visible{"GPU-c,GPU-aa2", {"GPU-cc44", "GPU-aa22"}},
+                      Visible{"GPU-bb,GPU-aa,GPU-c", {"GPU-bb33"}}, Visible{"GPU-bb,GPU-bb33", {}},
+                      Visible{"GPU-dd,GPU-bb", {}}, Visible{"bb33", {}},
+                      Visible{"MIG-17,MIG-18", {"MIG-17", "MIG-18"}}));
+
+struct CpuList {
+  const char* text;
+  std::vector<int> expected;
+};
+
+class CpuLists : public ::testing::TestWithParam<CpuList> {};
+
+TEST_P(CpuLists, AreReadAsTheKernelWritesThem) {
+  EXPECT_EQ(parse_cpu_list(GetParam().text), GetParam().expected) << GetParam().text;
+}
+
+INSTANTIATE_TEST_SUITE_P(All, CpuLists,
+                         ::testing::Values(CpuList{"0", {0}}, CpuList{"0-3\n", {0, 1, 2, 3}},
+                                           CpuList{"0-1,8,10-11", {0, 1, 8, 10, 11}},
+                                           CpuList{"", {}}, CpuList{"\n", {}}, CpuList{"3-1", {}},
+                                           CpuList{"-1", {}}, CpuList{"1,", {}}, CpuList{"a-b", {}},
+                                           CpuList{"0-99999999", {}}, CpuList{"1-2-3", {}}));
 
 TEST(RealDevices, HaveUuidAndBusPlaceIfThereAreAny) {
   for (const Device& device : list_devices()) {
