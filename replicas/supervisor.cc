@@ -27,8 +27,9 @@ Decision on_exit(RestartHistory& history, const RestartPolicy& policy, Death dea
   const bool progress = death.kind == DeathKind::serving_after_answer;
   const bool was_up = death.kind != DeathKind::in_setup;
   const bool lived_long = was_up && now - history.last_restart > policy.window;
-  const bool barren = !progress && death.kind != DeathKind::by_poison &&
-                      !(death.from_outside && death.kind == DeathKind::idle);
+  const bool blameless = death.kind == DeathKind::by_poison || death.kind == DeathKind::device_lost;
+  const bool barren =
+      !progress && !blameless && !(death.from_outside && death.kind == DeathKind::idle);
   if (progress || lived_long) history.streak = 0;
   if (progress) history.barren_deaths.clear();
   std::erase_if(history.barren_deaths, [&](auto when) { return now - when > policy.window; });

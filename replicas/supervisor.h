@@ -8,6 +8,8 @@
 //   - More than `max_deaths` barren deaths within `window` (inclusive): quarantined.
 //   - A worker that was up and lived longer than `window` since its restart begins a new streak.
 //   - A death by a poison request is neither: the worker starts again at once, and nothing is counted.
+//     Nor is the loss of its device after it had answered: what is known of the device is in the book
+//     of devices. In setup, or before the first answer, it is a death like others.
 //   - A kill from outside (an operator, the kernel out of memory) counts against nobody: it never
 //     leads to quarantine and restarts at once. Only if the worker had not come to its first answer is it
 //     delayed, by at most `max_delay_outside`: a machine without memory must not be asked in a hot loop.
@@ -34,6 +36,7 @@ enum class DeathKind : std::uint8_t {
   idle,                  ///< up, nothing to execute
   serving_after_answer,  ///< executing, and this incarnation had answered: progress
   by_poison,             ///< killed by a request that is not run again: says nothing of the replica
+  device_lost,           ///< it had answered, and its device failed under it, working or idle
 };
 
 struct Death {

@@ -27,6 +27,8 @@ inline constexpr int kResponseFd = 4;
 inline constexpr int kArenaFd = 5;
 inline constexpr int kEventFd = 6;
 inline constexpr int kGroupFd = 7;  ///< of rank 0; those of the other ranks follow
+/// The exit status of a worker whose device is lost (shm::ExitReason::device_lost).
+inline constexpr int kDeviceLostStatus = 86;
 inline constexpr const char* kWorkerFlag = "--forge-worker";
 
 }  // namespace forge::replicas

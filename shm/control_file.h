@@ -153,7 +153,14 @@ struct RequestFile {
 };
 
 /// Why a worker ended, in its own words; read after its death.
-enum class ExitReason : std::uint32_t { none = 0, stopped, setup_failed, bad_layout, restart };
+enum class ExitReason : std::uint32_t {
+  none = 0,
+  stopped,
+  setup_failed,
+  bad_layout,
+  restart,
+  device_lost,  ///< its device cannot be used in this process any more, or never could
+};
 
 /// Written by the worker alone. Answer memory follows, from kAnswersOffset to the end of the file.
 struct ResponseFile {

@@ -19,6 +19,7 @@ constexpr Death kBeforeFirstAnswer{DeathKind::before_first_answer};
 constexpr Death kIdle{DeathKind::idle};
 constexpr Death kServing{DeathKind::serving_after_answer};
 constexpr Death kByPoison{DeathKind::by_poison};
+constexpr Death kDeviceLost{DeathKind::device_lost};
 constexpr Death from_outside(Death death) { return {death.kind, true}; }
 
 /// One replica, its past, and a clock that the test moves.
@@ -185,7 +186,7 @@ TEST_F(Supervisor, DecidesByThisTable) {
        {Case{"in setup", kInSetup, 100ms, 3, 3},
         Case{"before the first answer", kBeforeFirstAnswer, 100ms, 3, 3},
         Case{"idle", kIdle, 100ms, 3, 3}, Case{"with progress", kServing, 0ms, 0, 0},
-        Case{"by poison", kByPoison, 0ms, 2, 2},
+        Case{"by poison", kByPoison, 0ms, 2, 2}, Case{"with its device", kDeviceLost, 0ms, 2, 2},
         Case{"killed in setup", from_outside(kInSetup), 100ms, 2, 3},
         Case{"killed before the first answer", from_outside(kBeforeFirstAnswer), 100ms, 2, 3},
         Case{"killed while idle", from_outside(kIdle), 0ms, 2, 2},
