@@ -30,14 +30,16 @@ struct Arena::Row final : detail::TensorStorage {
   std::shared_ptr<detail::TensorStorage> slab;
 };
 
-Result<std::shared_ptr<Arena>> Arena::create(const std::string& name, std::size_t bytes) {
+Result<std::shared_ptr<Arena>> Arena::create(const std::string& name, std::size_t bytes,
+                                             bool sealed) {
   bytes =
       std::min(bytes, std::numeric_limits<std::size_t>::max() / 2);  // more cannot be had anyway
   const std::size_t size = shm::kArenaBlocksOffset + shm::page_up(bytes);
-  auto segment = shm::Segment::create({.name = "forge:" + name + ":arena",
-                                       .size = size,
-                                       .reserved = size,
-                                       .writer = shm::Writer::creator});
+  auto segment = shm::Segment::create(
+      {.name = "forge:" + name + ":arena",
+       .size = size,
+       .reserved = size,
+       .writer = sealed ? shm::Writer::creator : shm::Writer::creator_unsealed});
   if (!segment) return segment.error_ptr();
   return std::shared_ptr<Arena>(new Arena(std::move(*segment)));
 }

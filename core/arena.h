@@ -20,7 +20,9 @@ namespace forge::core {
 /// Everything but release_later() needs the service's lock. Tensors into it keep it alive.
 class Arena : public std::enable_shared_from_this<Arena> {
  public:
-  static Result<std::shared_ptr<Arena>> create(const std::string& name, std::size_t bytes);
+  /// `sealed`: workers cannot map it writable. Those with a device must, for a moment, to register it.
+  static Result<std::shared_ptr<Arena>> create(const std::string& name, std::size_t bytes,
+                                               bool sealed);
 
   std::optional<std::uint64_t> allocate(std::size_t size);
   void free(std::uint64_t offset) { pool_.free(offset - shm::kArenaBlocksOffset); }

@@ -1,14 +1,16 @@
 #include <forge/controller.h>
 #include <forge/payload.h>
 
+#include <algorithm>
 #include <cstdlib>
 #include <exception>
+#include <iterator>
 #include <set>
 #include <thread>
 
 #include "core/fork.h"
 #include "core/host.h"
-#include "gpu/devices.h"
+#include "replicas/affinity.h"
 #include "replicas/manifest.h"
 #include "replicas/plugin_file.h"
 #include "replicas/recording.h"
@@ -78,12 +80,22 @@ void check_times(const std::string& who, const Options& options) {
 }
 
 void check_variables(const std::string& who, const Options& options) {
+  const auto own = [&](const std::string& name) {
+    return std::any_of(std::begin(replicas::kDeviceVariables), std::end(replicas::kDeviceVariables),
+                       [&](const char* variable) { return name == variable; }) ||
+           (options.with_gpus && (name == "CUDA_VISIBLE_DEVICES" || name == "CUDA_DEVICE_ORDER"));
+  };
   const auto check = [&](const char* which, const std::map<std::string, std::string>& variables) {
     for (const auto& [name, value] : variables) {
       if (name.empty() || name.find_first_of(std::string_view("=\0", 2)) != std::string::npos ||
           value.find('\0') != std::string::npos) {
         invalid(std::string(who).append(which) + " names the variable '" + name +
                 "'; a name is not empty and holds no '=', and nothing holds a zero byte");
+      }
+      if (own(name)) {
+        invalid(std::string(who).append(which) + " sets " + name +
+                ", which forge sets for workers with a device; leave it out, and choose devices by "
+                "CUDA_VISIBLE_DEVICES of this program");
       }
     }
   };
@@ -113,19 +125,6 @@ void check(const Options& options, const std::string& name) {
   }
   if (options.autoscaling.enabled)
     throw NotSupported(who + "autoscaling is not there yet; use Service::scale()");
-  if (options.with_gpus) {
-    const auto devices = gpu::list_devices();
-    const int wanted = options.procs * options.num_replicas;
-    if (static_cast<int>(devices.size()) < wanted) {
-      std::string found;
-      for (const auto& device : devices)
-        found += (found.empty() ? ": " : ", ") + device.model + " " + device.uuid;
-      throw InsufficientGpus(who + "with_gpus needs " + std::to_string(wanted) +
-                             " devices, this host has " + std::to_string(devices.size()) + found +
-                             "; lower procs or num_replicas, or leave with_gpus out");
-    }
-    throw NotSupported(who + "the CUDA backend is not there yet; leave with_gpus out");
-  }
 }
 
 /// Can a constructor argument of type `given` become `wanted`? Integers may, if their value fits,

@@ -30,7 +30,7 @@ std::size_t most_replicas(const Launch& launch) {
 }  // namespace
 
 Result<std::shared_ptr<Engine>> Engine::create(std::shared_ptr<Host> host, Launch launch) {
-  auto arena = Arena::create(launch.name, launch.options.arena_bytes);
+  auto arena = Arena::create(launch.name, launch.options.arena_bytes, !launch.options.with_gpus);
   if (!arena) return arena.error_ptr();
   auto engine =
       std::shared_ptr<Engine>(new Engine(std::move(host), std::move(launch), std::move(*arena)));
@@ -60,6 +60,7 @@ Result<std::shared_ptr<Engine>> Engine::create(std::shared_ptr<Host> host, Launc
     engine->forming_ = std::vector<Forming>(engine->actor_->endpoints.size());
     engine->routers_ = engine->host_->make_routers(*engine->actor_, engine->launch_.options);
   }
+  if (const Status status = engine->take_seats(); !status.ok()) return make_error(status);
   return engine;
 }
 
@@ -82,7 +83,9 @@ Engine::Engine(std::shared_ptr<Host> host, Launch launch, std::shared_ptr<Arena>
   }
 }
 
-Engine::~Engine() = default;
+Engine::~Engine() {  // one that never started still has its seats
+  for (Unit* const unit : everyone()) leave_seats(*unit);
+}
 
 // ---- binding
 

@@ -2,7 +2,8 @@
 //
 // Reading order: engine.cc (a call on its way out), dispatch.cc (where it goes and when), poll.cc
 // (its answer on its way in, and who waits how), lifecycle.cc (start, shutdown), recovery.cc
-// (deaths, replay), rolling.cc (replacement), scaling.cc (more and fewer), measure.cc (metrics).
+// (deaths, replay), placement.cc (devices), rolling.cc (replacement), scaling.cc (more and fewer),
+// measure.cc (metrics).
 //
 // Thread safety: one lock, mutex_. Fields marked [lock] need it; [role] belongs to whoever holds
 // the poller's role; the rest is constant or atomic. The watchdog thread enters through
@@ -36,6 +37,7 @@
 #include "core/call.h"
 #include "core/meter.h"
 #include "core/sessions.h"
+#include "gpu/device_book.h"
 #include "replicas/channel.h"
 #include "replicas/ledger.h"
 #include "replicas/manifest.h"
@@ -191,6 +193,7 @@ class Engine final : public detail::Driver, public std::enable_shared_from_this<
     bool stuck = false;                 // it outlives its SIGKILL
     int stops = 0;                      // times in a row that it was found stopped
     std::uint64_t output = 0;           // its pipes
+    gpu::Seat seat = {};                // its device, if it has one
   };
 
   static constexpr std::size_t kUnseen = ~std::size_t{0};
@@ -215,7 +218,10 @@ class Engine final : public detail::Driver, public std::enable_shared_from_this<
     bool killed_from_outside = false;
     std::uint64_t culprit = 0;  // the request that alone is to blame, packed; 0: none is known
     bool was_healthy = false;
-    bool left = false;  // by itself: an endpoint with restart_on_error has failed
+    bool came_up = false;
+    bool by_itself = false;    // the rank that failed: we had not begun to kill it
+    bool device_lost = false;  // by the rank that failed
+    bool left = false;         // by itself: an endpoint with restart_on_error has failed
   };
   using LifePtr = std::shared_ptr<Life>;
 
@@ -228,6 +234,7 @@ class Engine final : public detail::Driver, public std::enable_shared_from_this<
     VersionPtr version;                       // of the next life
     LifePtr life = std::make_shared<Life>();  // the last one; never null
     Channels prepared;                        // control files of the next one
+    gpu::Seats seats;                         // its devices, by rank; empty without with_gpus
     replicas::EntryList queue;                // waiting for this replica
     replicas::EntryList in_flight;            // in push order
     replicas::RestartHistory history;
@@ -419,6 +426,17 @@ class Engine final : public detail::Driver, public std::enable_shared_from_this<
                              const std::string& reason) const;
   Refusal poison_error(const Unit& unit, const replicas::Entry& entry);
   void schedule_restart(Unit& unit, const replicas::Death& death);
+
+  // placement.cc [lock]
+  Status take_seats();
+  Status settle_seats(Unit& unit);
+  void swap_seats(Unit& unit, Unit& spare);
+  void leave_seats(Unit& unit);
+  void seats_started(const Unit& unit);
+  bool lost_device(const Rank& rank, const replicas::ExitInfo& exit) const;
+  void blame_device(const Unit& unit);
+
+  // lifecycle.cc, recovery.cc [lock]
   void mourn_mesh(Unit& unit);
   void fail_everything(const Refusal& why);
   /// While draining: will any open call still be answered?

@@ -12,7 +12,6 @@
 #include <fstream>
 
 #include "core/fork.h"
-#include "gpu/devices.h"
 #include "replicas/flight.h"
 #include "replicas/worker.h"
 

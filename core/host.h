@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "core/callback_thread.h"
+#include "core/device_desk.h"
 #include "core/engine.h"
 #include "core/engine_thread.h"
 #include "core/output.h"
@@ -33,6 +34,7 @@ class Host : public std::enable_shared_from_this<Host> {
   replicas::Spawner& watchdog() { return watchdog_; }
   EngineThread& engine_thread() { return engine_thread_; }
   Output& output() { return output_; }
+  DeviceDesk& devices() { return *devices_; }
   std::chrono::nanoseconds default_timeout() const {
     return options_.default_timeout.value_or(std::chrono::nanoseconds::zero());
   }
@@ -60,6 +62,7 @@ class Host : public std::enable_shared_from_this<Host> {
 
   const ControllerOptions options_;
   const std::shared_ptr<CallbackThread> callbacks_;
+  const std::shared_ptr<DeviceDesk> devices_ = DeviceDesk::acquire();
   std::mutex close_mutex_;  // before mutex_
   std::mutex mutex_;
   bool closed_ = false;                                                      // under mutex_

@@ -10,6 +10,7 @@
 
 #include "core/engine.h"
 #include "core/host.h"
+#include "replicas/affinity.h"
 #include "replicas/worker.h"
 
 extern char** environ;
@@ -17,10 +18,10 @@ extern char** environ;
 namespace forge::core {
 namespace {
 
-/// The environment of one worker: ours, then the service's, then the rank's, then forge's own
-/// variables.
+/// The environment of one worker: ours, then the service's, then the rank's, then forge's own variables.
+/// Devices are no heirloom: it sees its own, those that the service names, or none.
 std::vector<std::string> environment(const Launch& launch, std::uint32_t rank,
-                                     const std::string& master_port) {
+                                     const gpu::Device& device, const std::string& master_port) {
   std::map<std::string, std::string> variables;
   for (char** entry = environ; *entry != nullptr; ++entry) {
     const std::string_view text(*entry);
@@ -28,6 +29,8 @@ std::vector<std::string> environment(const Launch& launch, std::uint32_t rank,
     if (equals != std::string_view::npos)
       variables[std::string(text.substr(0, equals))] = text.substr(equals + 1);
   }
+  variables["CUDA_VISIBLE_DEVICES"] = "";
+  for (const char* const name : replicas::kDeviceVariables) variables.erase(name);
   for (const auto& [name, value] : launch.options.env) variables[name] = value;
   if (const auto own = launch.options.rank_env.find(static_cast<int>(rank));
       own != launch.options.rank_env.end()) {
@@ -37,7 +40,12 @@ std::vector<std::string> environment(const Launch& launch, std::uint32_t rank,
   variables["WORLD_SIZE"] = std::to_string(launch.options.procs);
   variables["MASTER_ADDR"] = "127.0.0.1";
   variables["MASTER_PORT"] = master_port;
-  if (!launch.options.with_gpus) variables["CUDA_VISIBLE_DEVICES"] = "";  // its device only: none
+  if (!device.uuid.empty()) {
+    variables["CUDA_VISIBLE_DEVICES"] = variables[replicas::kDeviceVariable] = device.uuid;
+    variables["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID";
+    if (launch.options.cpus.empty() && !device.cpus.empty())
+      variables[replicas::kCpusVariable] = device.cpus;
+  }
   std::vector<std::string> result;
   result.reserve(variables.size());
   for (const auto& [name, value] : variables)
@@ -175,6 +183,10 @@ void Engine::launch_replica(Unit& unit) {
   unit.life->unit = &unit;
   unit.life->version = unit.version;
   unit.state = unit.incarnation == 1 ? ReplicaState::uninitialized : ReplicaState::recovering;
+  if (Status status = settle_seats(unit); !status.ok()) {
+    cannot_start(unit, status);
+    return;
+  }
   Channels channels = std::move(unit.prepared);
   unit.prepared.clear();
   if (channels.empty()) {
@@ -186,6 +198,8 @@ void Engine::launch_replica(Unit& unit) {
   for (auto& channel : channels) {
     channel->assign(unit.idx, unit.incarnation);
     unit.life->ranks.push_back({std::move(channel), {}, true});
+    const std::size_t rank = unit.life->ranks.size() - 1;
+    if (rank < unit.seats.size()) unit.life->ranks.back().seat = unit.seats[rank];
   }
   processes_ += procs_;
   poll_set_changed();
@@ -208,6 +222,7 @@ bool Engine::take_over(Unit& unit) {
   Unit& spare = **up;
   unit.life = std::exchange(spare.life, std::make_shared<Life>());
   unit.life->unit = &unit;
+  swap_seats(unit, spare);
   for (std::uint32_t rank = 0; rank < procs_; ++rank) {
     unit.life->ranks[rank].channel->assign(unit.idx, unit.incarnation);
     host_->output().rename(unit.life->ranks[rank].output, rank_name(unit, rank));
@@ -232,12 +247,15 @@ std::string Engine::rank_name(const Unit& unit, std::uint32_t rank) const {
 Result<replicas::Process> Engine::spawn_rank(const LifePtr& life, std::uint32_t rank,
                                              const Channels& channels,
                                              const std::string& master_port) {
+  Lock lock(mutex_);
+  const gpu::Device device = life->ranks[rank].seat.device;
+  lock.unlock();
   auto output = host_->output().open(rank_name(*life->unit, rank));
   if (!output) return output.error_ptr();
   replicas::SpawnSpec spec;
   spec.path = life->version->worker_path;
   spec.arguments = {"--forge-worker", std::to_string(::getpid())};
-  spec.environment = environment(launch_, rank, master_port);
+  spec.environment = environment(launch_, rank, device, master_port);
   spec.fds = {{output->out.get(), STDOUT_FILENO},
               {output->err.get(), STDERR_FILENO},
               {channels[rank]->request_fd(), replicas::kRequestFd},
@@ -258,7 +276,7 @@ Result<replicas::Process> Engine::spawn_rank(const LifePtr& life, std::uint32_t 
     host_->output().close(output->id);
     return process;
   }
-  const Lock lock(mutex_);
+  lock.lock();
   life->ranks[rank].output = output->id;
   life->ranks[rank].process = *process;
   return process;
@@ -331,6 +349,8 @@ void Engine::setup_finished(Unit& unit) {
 void Engine::becomes_healthy(Unit& unit) {
   unit.state = ReplicaState::healthy;
   unit.failure.clear();
+  unit.life->came_up = true;
+  seats_started(unit);
   changed_.notify_all();
   if (unit.spare) return;
   update_healthy();
@@ -442,7 +462,10 @@ void Engine::shutdown(std::chrono::nanoseconds grace) {
   lock.unlock();
   host_->output().flush();
   lock.lock();
-  for (Unit* const unit : everyone()) unit->prepared.clear();
+  for (Unit* const unit : everyone()) {
+    unit->prepared.clear();
+    leave_seats(*unit);
+  }
   slabs_.clear();
   while (!saved_.empty()) forget_saved(saved_.begin()->first);
   state_ = State::closed;
@@ -473,6 +496,7 @@ std::vector<ReplicaStatus> Engine::status_of(const std::vector<std::unique_ptr<U
     for (const Rank& rank : unit->life->ranks) {
       if (rank.alive && rank.process.pid > 0) status.pids.push_back(rank.process.pid);
     }
+    for (const gpu::Seat& seat : unit->seats) status.devices.push_back(seat.device.uuid);
     result.push_back(std::move(status));
   }
   return result;

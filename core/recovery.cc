@@ -64,10 +64,16 @@ void Engine::on_exit(const LifePtr& life, std::uint32_t rank,
   if (life->ranks.empty()) return;
   Unit& unit = *life->unit;
   rank_gone(unit, rank);
+  const Rank& dead = unit.life->ranks[rank];
+  if (dead.seat.id != 0)
+    host_->devices().with_book([&](gpu::DeviceBook& book) { book.reaped(dead.seat.id); });
   if (unit.life->first_exit.empty()) {
+    unit.life->by_itself = !unit.life->fenced;
+    unit.life->device_lost = lost_device(dead, exit);
     unit.life->first_exit =
-        "rank " + std::to_string(rank) + " (pid " +
-        std::to_string(unit.life->ranks[rank].process.pid) + ") " +
+        "rank " + std::to_string(rank) + " (pid " + std::to_string(dead.process.pid) + ") " +
+        (unit.life->device_lost ? "lost its device " + dead.seat.device.uuid + " and "
+                                : std::string()) +
         (unit.life->verdict.empty() ? replicas::describe(exit)
                                     : "was killed because " + unit.life->verdict);
     unit.life->killed_from_outside =
@@ -123,6 +129,8 @@ void Engine::on_stuck(const LifePtr& life, std::uint32_t rank) {  // on the watc
                                   " does not end although it was killed; it sits in a driver or in "
                                   "the kernel, and its replica stays down until it leaves");
   unit.life->ranks[rank].stuck = true;
+  if (const std::uint64_t seat = unit.life->ranks[rank].seat.id; seat != 0)
+    host_->devices().with_book([&](gpu::DeviceBook& book) { book.stuck(seat); });
   sessions_lost(unit);
   std::vector<std::uint64_t> released;
   for (auto next = unit.in_flight.end(); next != unit.in_flight.begin();) {
@@ -184,6 +192,7 @@ void Engine::bury(Unit& unit) {
         return rank.channel->exit_reason() == shm::ExitReason::restart;
       });
   const bool poisoned = sort_out(unit);
+  blame_device(unit);
   unit.life->ranks.clear();
   poll_set_changed();
   if (unit.life->setup_error.ok()) unit.failure = unit.life->first_exit;
@@ -214,9 +223,10 @@ void Engine::bury(Unit& unit) {
   death.kind = unit.life->left || rejected ? replicas::DeathKind::serving_after_answer
                : poisoned                  ? replicas::DeathKind::by_poison
                : !unit.life->was_healthy   ? replicas::DeathKind::in_setup
-               : !working                  ? replicas::DeathKind::idle
-               : unit.life->answered       ? replicas::DeathKind::serving_after_answer
-                                           : replicas::DeathKind::before_first_answer;
+               : unit.life->device_lost && unit.life->answered ? replicas::DeathKind::device_lost
+               : !working                                      ? replicas::DeathKind::idle
+               : unit.life->answered ? replicas::DeathKind::serving_after_answer
+                                     : replicas::DeathKind::before_first_answer;
   schedule_restart(unit, death);
 }
 
@@ -358,6 +368,7 @@ void Engine::mourn_mesh(Unit& unit) {
   if (!unit.life->last_moments.empty())
     host_->log(LogLevel::warning,
                "actor mesh '" + launch_.name + "': " + unit.failure + unit.life->last_moments);
+  leave_seats(unit);
   const Refusal lost = make_error(
       {ErrorCode::worker_lost, "actor mesh '" + launch_.name + "': " + unit.failure, {}, false});
   while (!unit.queue.empty()) drop(unit.queue.front(), lost);

@@ -9,6 +9,8 @@ namespace forge::core {
 
 void Engine::restart_replicas() {
   require_no_fork();
+  if (launch_.options.with_gpus)
+    host_->devices().with_book([](gpu::DeviceBook& book) { book.pardon(); });
   roll([] { return nullptr; });
 }
 

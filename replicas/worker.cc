@@ -2,7 +2,6 @@
 
 #include <forge/actor.h>
 #include <forge/payload.h>
-#include <sched.h>
 #include <sys/eventfd.h>
 #include <unistd.h>
 
@@ -19,6 +18,7 @@
 
 #include "gpu/host_backend.h"
 #include "replicas/actor_host.h"
+#include "replicas/affinity.h"
 #include "replicas/answer_pool.h"
 #include "replicas/event_loop.h"
 #include "replicas/execution.h"
@@ -354,13 +354,7 @@ int run_worker(int argc, char** argv) {
   auto group_files = attach_group_files(kGroupFd, file->identity);
   if (!group_files) return refuse(group_files.error().what());
   responses->prefault(shm::kAnswersOffset, shm::Access::read_write);
-  if (const int cpu = file->identity.cpu; cpu >= 0) {
-    cpu_set_t set;
-    CPU_ZERO(&set);
-    CPU_SET(static_cast<std::size_t>(cpu), &set);
-    if (::sched_setaffinity(0, sizeof(set), &set) != 0)
-      std::fprintf(stderr, "forge-worker: cannot pin to core %d\n", cpu);
-  }
+  settle(file->identity.cpu);
   note_crashes(reinterpret_cast<shm::ResponseFile*>(responses->data())->crash);
   FORGE_FAILPOINT(attached);
   return serve(std::move(*requests), std::move(*responses), std::move(*arena),

@@ -32,8 +32,9 @@ struct ReplicaStatus {
   std::uint32_t idx = 0;
   ReplicaState state = ReplicaState::uninitialized;
   bool healthy = false;
-  std::uint64_t incarnation = 0;  ///< lives so far; restarts are incarnation - 1
-  std::vector<int> pids;          ///< by rank; empty while none runs
+  std::uint64_t incarnation = 0;     ///< lives so far; restarts are incarnation - 1
+  std::vector<int> pids;             ///< by rank; empty while none runs
+  std::vector<std::string> devices;  ///< UUIDs, by rank; empty without with_gpus
 };
 
 /// What a service has survived.
@@ -503,8 +504,8 @@ class Service {
   /// while new calls go to the others, then it ends and comes back. No request fails for it; where
   /// there is one replica, requests wait. Sessions move on, and leave behind what the actor knew of
   /// them. Returns when all are back; takes as long as the longest call (see exec_timeout). Any thread
-  /// but the callback thread. Throws Unavailable if one does not come back, with the rest untouched;
-  /// Stopped.
+  /// but the callback thread. Devices that are quarantined may be used again. Throws Unavailable if one
+  /// replica does not come back, with the rest untouched; Stopped.
   void restart_replicas() const;
 
   /// So many replicas from now on, between Options::min_replicas (else 1) and max_replicas (else what

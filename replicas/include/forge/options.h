@@ -44,6 +44,8 @@ struct EndpointOptions {
 struct Options {
   int procs = 1;  ///< workers per replica
   int num_replicas = 1;
+  /// Each worker gets a device, near cores and other ranks where the machine allows: the only one it
+  /// sees, as device 0. Without, workers see none, unless `env` sets CUDA_VISIBLE_DEVICES for them.
   bool with_gpus = false;
   std::optional<int> hosts = std::nullopt;  ///< more than one is not supported
   std::chrono::nanoseconds health_poll_rate = std::chrono::milliseconds(200);
@@ -61,10 +63,13 @@ struct Options {
   std::map<int, std::map<std::string, std::string>> rank_env = {};  ///< by rank, on top of `env`
   std::size_t arena_bytes = std::size_t{64} << 20;  ///< request payloads of the whole service
   Wait wait = Wait::adaptive;
-  std::vector<int> cpus = {};  ///< cores that workers are pinned to, in turn; empty: not pinned
+  /// Cores that workers are pinned to, in turn; empty: not pinned, but kept to the cores near their
+  /// device if they have one.
+  std::vector<int> cpus = {};
   std::chrono::nanoseconds start_timeout = std::chrono::minutes(10);
   int spares = 0;  ///< replicas that are up and idle, and take over for one that dies
-  bool gpu_share = false;
+  bool gpu_share =
+      false;  ///< with_gpus: workers may have one device together, also with others' who say so
   /// By endpoint name, in place of what the plugin registered.
   std::map<std::string, EndpointOptions> endpoints = {};
 };
