@@ -94,11 +94,12 @@ Result<Segment> Segment::create(const SegmentSpec& spec) {
                        " (lower arena_bytes or free memory)",
                    errno);
   }
-  const bool ours = spec.writer == Writer::creator;
+  const bool ours = spec.writer != Writer::peer;
   auto segment = map(std::move(fd), ours ? Access::read_write : Access::read_only, spec.size);
   if (!segment) return segment;
   // Sealed after our own mapping exists: FUTURE_WRITE spares that one and refuses all others.
-  const int seals = F_SEAL_SHRINK | F_SEAL_GROW | (ours ? F_SEAL_FUTURE_WRITE : 0) | F_SEAL_SEAL;
+  const int writes = spec.writer == Writer::creator ? F_SEAL_FUTURE_WRITE : 0;
+  const int seals = F_SEAL_SHRINK | F_SEAL_GROW | writes | F_SEAL_SEAL;
   if (::fcntl(segment->fd(), F_ADD_SEALS, seals) != 0) {
     return failure(ErrorCode::unavailable, "sealing " + spec.name, errno);
   }

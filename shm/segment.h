@@ -23,6 +23,9 @@ enum class Access { read_only, read_write };
 enum class Writer {
   creator,  ///< only through the mapping the creator has; later writable mappings are refused
   peer,     ///< the process it is handed to; the creator maps it read-only
+  /// The creator, and whoever it is handed to may map it writable, too: a device that cannot register
+  /// read-only pages. Nothing but good manners keeps them from writing.
+  creator_unsealed,
 };
 
 struct SegmentSpec {

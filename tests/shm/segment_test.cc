@@ -149,8 +149,18 @@ TEST(Segment, OfAPeerIsReadOnlyToItsCreatorAndWritableToThePeer) {
   EXPECT_EQ(segment.data()[5], std::byte{7});
 }
 
+TEST(Segment, UnsealedCanBeMappedWritableUntilItsUserTakesThatBack) {
+  const Segment segment = make(Writer::creator_unsealed);
+  EXPECT_EQ(mapping_at(segment.data()).permissions, "rw-s");
+  const Segment other = std::move(Segment::attach(duplicate(segment), Access::read_write)).value();
+  ASSERT_EQ(::mprotect(other.data(), kSize, PROT_READ), 0);
+  EXPECT_EQ(mapping_at(other.data()).permissions, "r--s");
+  segment.data()[0] = std::byte{42};
+  EXPECT_EQ(other.data()[0], std::byte{42});
+}
+
 TEST(Segment, NeitherGrowsNorShrinksNorLosesASeal) {
-  for (const Writer writer : {Writer::creator, Writer::peer}) {
+  for (const Writer writer : {Writer::creator, Writer::peer, Writer::creator_unsealed}) {
     const Segment segment = make(writer);
     EXPECT_EQ(::ftruncate(segment.fd(), kSize + 4096), -1);
     EXPECT_EQ(::ftruncate(segment.fd(), kSize - 4096), -1);
