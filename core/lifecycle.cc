@@ -41,7 +41,7 @@ std::vector<std::string> environment(const Launch& launch, std::uint32_t rank,
   variables["MASTER_ADDR"] = "127.0.0.1";
   variables["MASTER_PORT"] = master_port;
   if (!device.uuid.empty()) {
-    variables["CUDA_VISIBLE_DEVICES"] = variables[replicas::kDeviceVariable] = device.uuid;
+    variables["CUDA_VISIBLE_DEVICES"] = variables[gpu::kDeviceVariable] = device.uuid;
     variables["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID";
     if (launch.options.cpus.empty() && !device.cpus.empty())
       variables[replicas::kCpusVariable] = device.cpus;
