@@ -60,7 +60,7 @@ Result<std::shared_ptr<Engine>> Engine::create(std::shared_ptr<Host> host, Launc
     engine->forming_ = std::vector<Forming>(engine->actor_->endpoints.size());
     engine->routers_ = engine->host_->make_routers(*engine->actor_, engine->launch_.options);
   }
-  if (const Status status = engine->take_seats(); !status.ok()) return make_error(status);
+  if (const Status status = engine->take_first_seats(); !status.ok()) return make_error(status);
   return engine;
 }
 

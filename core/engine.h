@@ -428,7 +428,8 @@ class Engine final : public detail::Driver, public std::enable_shared_from_this<
   void schedule_restart(Unit& unit, const replicas::Death& death);
 
   // placement.cc [lock]
-  Status take_seats();
+  Status take_first_seats();
+  Status take_seats(const std::vector<Unit*>& units);
   Status settle_seats(Unit& unit);
   void swap_seats(Unit& unit, Unit& spare);
   void leave_seats(Unit& unit);

@@ -7,11 +7,9 @@
 
 namespace forge::core {
 
-/// Before anything is started: all of its workers get a device, or it is refused.
-Status Engine::take_seats() {
-  if (!launch_.options.with_gpus) return {};
+/// Before they are started: all of their workers get a device, or none does.
+Status Engine::take_seats(const std::vector<Unit*>& units) {
   gpu::SeatRequest request{launch_.name, {}, launch_.options.gpu_share};
-  const auto units = everyone();
   for (const Unit* const unit : units) {
     auto& workers = request.workers.emplace_back();
     for (std::uint32_t rank = 0; rank < procs_; ++rank) workers.push_back(rank_name(*unit, rank));
@@ -23,9 +21,18 @@ Status Engine::take_seats() {
   return {};
 }
 
-/// Its last life's workers have all been reaped.
+/// Those that are to be there from the beginning; a service without devices for them is refused.
+Status Engine::take_first_seats() {
+  if (!launch_.options.with_gpus) return {};
+  std::vector<Unit*> units = everyone();
+  std::erase_if(units, [](const Unit* unit) { return !unit->wanted; });
+  return take_seats(units);
+}
+
+/// Its last life's workers have all been reaped, or it never had any.
 Status Engine::settle_seats(Unit& unit) {
-  if (unit.seats.empty()) return {};
+  if (!launch_.options.with_gpus) return {};
+  if (unit.seats.empty()) return take_seats({&unit});
   const gpu::Seats before = unit.seats;
   Status status =
       host_->devices().with_book([&](gpu::DeviceBook& book) { return book.settle(unit.seats); });

@@ -128,6 +128,7 @@ void Engine::park(Unit& unit) {
   unit.failure = "the service was scaled down";
   unit.version = next_version_ ? next_version_ : version_;
   unit.prepared.clear();
+  leave_seats(unit);
   if (!healthy_.empty()) dispatch_waiting();
   wake_replica();
   changed_.notify_all();

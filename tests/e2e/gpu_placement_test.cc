@@ -210,6 +210,17 @@ TEST_F(GpuPlacement, GivesSparesDevicesAndLetsThemBringTheirsAlong) {
   EXPECT_THAT(refused({.num_replicas = 2}), HasSubstr("GPU-fake-1 (Fake) of s/0.0"));
 }
 
+TEST_F(GpuPlacement, GivesDevicesToReplicasThatComeAndFreesThoseOfReplicasThatGo) {
+  Service service = start({.num_replicas = 1, .max_replicas = 3});
+  service.scale(3);
+  const Strings three = devices_of(service.replicas());
+  EXPECT_EQ(std::set<std::string>(three.begin(), three.end()).size(), 3U);
+  service.scale(1);
+  Service other = start({.num_replicas = 2});
+  EXPECT_THROW(service.scale(2), Unavailable) << "they are another's now";
+  EXPECT_EQ(devices_of(service.replicas()).front(), three.front());
+}
+
 TEST_F(GpuPlacement, FreesTheDevicesOfADeadMesh) {
   ActorMesh mesh =
       placed_->actor("Placed").options({.procs = 3, .with_gpus = true}).as_actor(folder_.file(""));
