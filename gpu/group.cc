@@ -33,52 +33,21 @@ void copy(std::span<std::byte> to, std::span<const std::byte> from) {
   if (!from.empty()) std::memmove(to.data(), from.data(), from.size());
 }
 
-std::string_view name_of(Operation operation) {
-  switch (operation) {
-    case Operation::barrier:
-      return "barrier";
-    case Operation::broadcast:
-      return "broadcast";
-    case Operation::all_reduce:
-      return "all_reduce";
-    case Operation::all_gather:
-      return "all_gather";
-    case Operation::refused:
-      return "a collective with wrong arguments";
+/// Of a rank that failed with that code, which is input.
+Status given_up(std::uint32_t failed, const std::string& who) {
+  switch (static_cast<ErrorCode>(failed)) {
+    case ErrorCode::deadline_exceeded:
+      return {ErrorCode::deadline_exceeded, who + ", because other ranks did not come in time"};
+    case ErrorCode::unavailable:
+      return {ErrorCode::unavailable,
+              who + ", because its part of it failed; its own answer says why"};
+    default:
+      return invalid(who + ", because the ranks' calls differ");
   }
-  return "an unknown collective";
-}
-
-std::string_view name_of(Reduction reduction) {
-  switch (reduction) {
-    case Reduction::sum:
-      return "sum";
-    case Reduction::product:
-      return "product";
-    case Reduction::min:
-      return "min";
-    case Reduction::max:
-      return "max";
-  }
-  return "unknown reduction";
 }
 
 bool is_known(Reduction reduction) {
   return Reduction::sum <= reduction && reduction <= Reduction::max;
-}
-
-/// "all_reduce(sum, 12 bytes of f32)"; calls that differ get texts that differ.
-std::string describe(const GroupCall& call) {
-  std::string text(name_of(call.operation));
-  if (call.operation == Operation::barrier || call.operation == Operation::refused) return text;
-  text += "(";
-  if (call.operation == Operation::all_reduce) {
-    text += std::string(name_of(call.reduction)) + ", ";
-  }
-  text += number(call.bytes) + " bytes of " + std::string(to_string(call.dtype));
-  if (call.operation == Operation::broadcast) text += ", root " + std::to_string(call.root);
-  if (call.offset != 0) text += ", from byte " + number(call.offset);
-  return text + ")";
 }
 
 }  // namespace
@@ -153,9 +122,8 @@ void Group::begin(std::uint64_t call) {
   step_ = 0;
   entered_ = false;
   if (broken_.code != ErrorCode::worker_lost) broken_ = {};
-  mine().failed.store(0, std::memory_order_relaxed);
-  // Release: who sees us in the new call sees no failure of the one before, but all steps we took
-  // there; a slower rank may still be looking for the last of them.
+  // Release: who sees us in the new call sees all steps we took in the one before; a slower rank
+  // may still be looking for the last of them.
   mine().call.store(call_, std::memory_order_release);
   wake();
 }
@@ -268,15 +236,12 @@ Status Group::trouble() const {
       return {ErrorCode::worker_lost,
               "group: aborted by rank " + std::to_string(rank) + "; the replica is restarted"};
     }
-    // Acquire: the failure we see is one in the call that is read before it, or in a later one.
-    if (rank == rank_ || theirs.call.load(std::memory_order_acquire) != call_) continue;
-    const std::uint32_t failed = theirs.failed.load(std::memory_order_acquire);
-    if (failed == 0) continue;
-    const bool late = failed == static_cast<std::uint32_t>(ErrorCode::deadline_exceeded);
-    return {late ? ErrorCode::deadline_exceeded : ErrorCode::invalid_argument,
-            "group: rank " + std::to_string(rank) + " has given up in call " + number(call_ - 1) +
-                (late ? ", because other ranks did not come in time"
-                      : ", because the ranks' calls differ")};
+    // Acquire pairs with fail(). The rank may be in a later call by now; who waits for what it left
+    // behind elsewhere hears of it all the same.
+    if (rank == rank_ || theirs.failed_call.load(std::memory_order_acquire) != call_) continue;
+    const std::uint32_t failed = theirs.failed.load(std::memory_order_relaxed);
+    return given_up(failed, "group: rank " + std::to_string(rank) + " has given up in call " +
+                                number(call_ - 1));
   }
   if (lost_ && lost_()) {
     return {ErrorCode::worker_lost, "group: a rank of this replica is dead; it is restarted"};
@@ -304,7 +269,8 @@ void Group::fail(Status why) {
   if (broken_.code == ErrorCode::worker_lost) {
     abort();
   } else {
-    mine().failed.store(static_cast<std::uint32_t>(broken_.code), std::memory_order_release);
+    mine().failed.store(static_cast<std::uint32_t>(broken_.code), std::memory_order_relaxed);
+    mine().failed_call.store(call_, std::memory_order_release);
     wake();
   }
   throw_status(broken_);
@@ -351,36 +317,58 @@ void Group::check_calls() {
   }
 }
 
-template <class Put, class Take>
-void Group::run(GroupCall call, Put put, Take take) {
+/// Before the first step of a collective.
+void Group::enter(const GroupCall& call) {
   if (!broken_.ok()) throw_status(broken_);
   if (Status status = trouble(); !status.ok()) fail(std::move(status));
-  if (!entered_) {
-    await(call, 0);
-    if (!acquainted_) check_headers();
-    acquainted_ = true;
-    entered_ = true;
-    // Release: who sees this call sees no step of an earlier one.
-    mine().step.store(0, std::memory_order_relaxed);
-    mine().step_call.store(call_, std::memory_order_release);
-    FORGE_FAILPOINT(group_entered);
-  }
+  if (entered_) return;
+  await(call, 0);
+  if (!acquainted_) check_headers();
+  acquainted_ = true;
+  entered_ = true;
+  // Release: who sees this call sees no step of an earlier one.
+  mine().step.store(0, std::memory_order_relaxed);
+  mine().step_call.store(call_, std::memory_order_release);
+  FORGE_FAILPOINT(group_entered);
+}
+
+template <class Put, class Take>
+void Group::step(const GroupCall& call, const Chunk& chunk, Put put, Take take) {
+  mine().calls[(step_ + 1) % kGroupSlots] = call;
+  put(chunk, chunk_of(rank_, step_ + 1).first(chunk.size));
+  publish();
+  FORGE_FAILPOINT(group_published);
+  await(call, step_);
+  FORGE_FAILPOINT(group_arrived);
+  check_calls();
+  take(chunk, [&](int rank) { return chunk_of(rank, step_).first(chunk.size); });
+}
+
+template <class Put, class Take>
+void Group::run(GroupCall call, Put put, Take take) {
+  enter(call);
   // Empty payloads take a step too, so that mismatches are found.
   do {
     const Chunk chunk{call.offset, std::min<std::size_t>(call.bytes - call.offset, chunk_size_)};
-    mine().calls[(step_ + 1) % kGroupSlots] = call;
-    put(chunk, chunk_of(rank_, step_ + 1).first(chunk.size));
-    publish();
-    FORGE_FAILPOINT(group_published);
-    await(call, step_);
-    FORGE_FAILPOINT(group_arrived);
-    check_calls();
-    take(chunk, [&](int rank) { return chunk_of(rank, step_).first(chunk.size); });
+    step(call, chunk, put, take);
     call.offset += chunk.size;
   } while (call.offset < call.bytes);
 }
 
 // ---- the collectives
+
+void Group::agree(const GroupCall& call, std::span<const std::byte> mine,
+                  std::span<std::byte> all) {
+  enter(call);
+  step(
+      call, {0, mine.size()}, [&](const Chunk&, std::span<std::byte> place) { copy(place, mine); },
+      [&](const Chunk&, auto chunk_of_rank) {
+        for (int rank = 0; rank < procs(); ++rank) {
+          copy(all.subspan(static_cast<std::size_t>(rank) * mine.size(), mine.size()),
+               chunk_of_rank(rank));
+        }
+      });
+}
 
 void Group::barrier() {
   run(

@@ -94,6 +94,21 @@ class Group final : public forge::Group {
   void all_gather(std::span<const std::byte> mine, std::span<std::byte> all) override;
   Tensor all_gather(const Tensor& tensor) override;
 
+  // Tensors that are known by where they lie, and what else carries collectives elsewhere.
+
+  void broadcast(DType dtype, std::span<std::byte> bytes, int root);
+  void all_gather(DType dtype, std::span<const std::byte> mine, std::span<std::byte> all);
+  /// Finds out, in one step, that all ranks are about to carry out `call` elsewhere, and what each
+  /// has to say beforehand: `mine` of rank r comes to all[r * mine.size()].
+  void agree(const GroupCall& call, std::span<const std::byte> mine, std::span<std::byte> all);
+  /// Throws `why`, which is wrong with a call of this rank alone: the others learn that they differ.
+  [[noreturn]] void refuse(const Status& why);
+  /// Throws `why`, and leaves the call of the actor: a collective that is carried out elsewhere has
+  /// failed. WorkerLost is for good.
+  [[noreturn]] void fail(Status why);
+  /// Why the others will not come any more, for who waits for them elsewhere.
+  Status trouble() const;
+
  private:
   enum class Progress { waiting, arrived, left, corrupt };
   struct Chunk {
@@ -107,8 +122,9 @@ class Group final : public forge::Group {
   GroupFile& mine();
   std::span<std::byte> chunk_of(int rank, std::uint64_t step) const;
 
-  void broadcast(DType dtype, std::span<std::byte> bytes, int root);
-  void all_gather(DType dtype, std::span<const std::byte> mine, std::span<std::byte> all);
+  void enter(const GroupCall& call);
+  template <class Put, class Take>
+  void step(const GroupCall& call, const Chunk& chunk, Put put, Take take);
   template <class Put, class Take>
   void run(GroupCall call, Put put, Take take);
   void publish();
@@ -119,10 +135,7 @@ class Group final : public forge::Group {
   void sleep(int rank, std::uint64_t step, shm::SteadyTime until);
   void check_headers();
   void check_calls();
-  Status trouble() const;
   Status missing(const GroupCall& call, std::uint64_t step) const;
-  [[noreturn]] void refuse(const Status& why);
-  [[noreturn]] void fail(Status why);
 
   int rank_;
   std::vector<shm::Segment> files_;

@@ -10,13 +10,15 @@
 #include <atomic>
 #include <cstddef>
 #include <cstdint>
+#include <string>
+#include <string_view>
 
 #include "shm/control_file.h"
 
 namespace forge::gpu {
 
 inline constexpr std::uint64_t kGroupMagic = 0x47'45'47'52'4F'46ULL;  // "FORGEG"
-inline constexpr std::uint32_t kGroupVersion = 1;
+inline constexpr std::uint32_t kGroupVersion = 2;
 
 using forge::Reduction;
 
@@ -29,17 +31,24 @@ enum class Operation : std::uint8_t {
   refused = 5,  ///< its arguments were wrong, so it takes no part; the others must not wait for it
 };
 
+/// Whose memory the payload lies in. Only payloads in host memory go through the file.
+enum class Place : std::uint8_t { host = 0, device = 1 };
+
 /// What a rank believes the ranks are doing together in one step.
 struct GroupCall {
   Operation operation{};
   Reduction reduction{};  ///< all_reduce; 0 elsewhere
   DType dtype{};
-  std::uint8_t reserved = 0;
+  Place place{};
   std::int32_t root = 0;     ///< broadcast; 0 elsewhere
   std::uint64_t bytes = 0;   ///< of the whole payload of one rank
   std::uint64_t offset = 0;  ///< of this step's chunk in it
   friend bool operator==(const GroupCall&, const GroupCall&) = default;
 };
+
+std::string_view name_of(Reduction reduction);
+/// "all_reduce(sum, 12 bytes of f32)"; calls that differ get texts that differ.
+std::string describe(const GroupCall& call);
 
 struct GroupHeader {
   std::uint64_t magic;
@@ -59,11 +68,13 @@ inline constexpr std::size_t kGroupSlots = 2;
 struct GroupFile {
   GroupHeader header;
   /// Where the rank stands; together on one line, because they are read together. It is in `call`
-  /// (0: not there yet), where it failed with an ErrorCode if `failed` is not 0. The last call in
-  /// which it took steps is `step_call`, which may be an earlier one: it published `step` there.
+  /// (0: not there yet). The last call in which it took steps is `step_call`, which may be an
+  /// earlier one: it published `step` there. The last in which it failed is `failed_call` (0: none),
+  /// with the ErrorCode `failed`.
   alignas(128) std::atomic<std::uint64_t> call;
   std::atomic<std::uint64_t> step_call;
   std::atomic<std::uint64_t> step;
+  std::atomic<std::uint64_t> failed_call;
   std::atomic<std::uint32_t> failed;
   std::atomic<std::uint32_t> aborted;                 ///< 1: the group is over, for all
   alignas(128) std::atomic<std::uint32_t> sleeps_on;  ///< r + 1: on the bell of rank r; 0: awake

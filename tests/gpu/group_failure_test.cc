@@ -416,6 +416,38 @@ Status meet(const std::function<void(GroupFile&)>& spoil) {
   return outcome([&] { reduce_of<float>(5000)(*group); });
 }
 
+/// Who still waits elsewhere for what was begun in a call hears why it will not end.
+TEST(Failure, IsToldWhenTheRankHasGoneOn) {
+  Ranks ranks(2);
+  const auto first = ranks.make(0);
+  const auto second = ranks.make(1);
+  EXPECT_TRUE(first->trouble().ok());
+  EXPECT_EQ(outcome([&] {
+              second->fail({ErrorCode::unavailable, "no more of it"});
+            }).message,
+            "no more of it");
+  second->begin(1);
+  const Status trouble = first->trouble();
+  EXPECT_EQ(trouble.code, ErrorCode::unavailable);
+  EXPECT_THAT(trouble.message, HasSubstr("rank 1 has given up in call 0"));
+  first->begin(1);
+  EXPECT_TRUE(first->trouble().ok());
+}
+
+/// Two ranks learn what the other says, however often.
+TEST(Agreement, TellsEachRankWhatTheOthersSay) {
+  Ranks ranks(3);
+  ranks.run([](Group& group, int rank) {
+    for (int i = 0; i < 100; ++i) {
+      const int mine = 10 * i + rank;
+      std::vector<int> all(3);
+      group.agree({.operation = Operation::all_reduce, .place = Place::device, .bytes = 1 << 30},
+                  std::as_bytes(std::span(&mine, 1)), std::as_writable_bytes(std::span(all)));
+      EXPECT_EQ(all, (std::vector{10 * i, 10 * i + 1, 10 * i + 2}));
+    }
+  });
+}
+
 TEST(ForeignFile, IsRefusedByItsHeader) {
   const std::function<void(GroupHeader&)> changes[] = {
       [](GroupHeader& header) { header.magic += 1; },
@@ -454,7 +486,10 @@ TEST(ForeignFile, MayDescribeNonsense) {
 }
 
 TEST(ForeignFile, MayHaveFailedInUnheardOfWays) {
-  const Status end = meet([](GroupFile& file) { file.failed = 12345; });
+  const Status end = meet([](GroupFile& file) {
+    file.failed = 12345;
+    file.failed_call = file.call.load();
+  });
   EXPECT_EQ(end.code, ErrorCode::invalid_argument);
   EXPECT_THAT(end.message, HasSubstr("rank 1 has given up"));
 }
