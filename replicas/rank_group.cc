@@ -5,11 +5,19 @@
 #include <string>
 #include <utility>
 
+#include "gpu/backend_loader.h"
+#include "gpu/nccl_group.h"
+#include "gpu/nccl_library.h"
+
 namespace forge::replicas {
 namespace {
 
 /// A replica of one rank has no file; its group copies through a small one of its own.
 constexpr std::size_t kOwnFileSize = gpu::Group::file_size(std::size_t{16} * 1024);
+
+bool is_fake(const gpu::Backend& backend) {
+  return backend.device().uuid.starts_with(gpu::kFakeDevicePrefix);
+}
 
 Status sent_to_one_rank() {
   return {ErrorCode::invalid_argument,
@@ -44,12 +52,18 @@ RankGroup::RankGroup(std::vector<shm::Segment> files, const shm::WorkerIdentity&
                      std::uint64_t incarnation)
     : files_(std::move(files)), worker_(worker), incarnation_(incarnation) {}
 
+void RankGroup::use_device(GroupDevice device) {
+  device_.emplace(std::move(device));
+  if (!is_fake(device_->backend)) gpu::keep_nccl_on_this_host();
+}
+
 forge::Group& RankGroup::get() {
   if (worker_.procs > 1 && call_ == 0) throw_status(sent_to_one_rank());
   if (!group_) {
     make();
     enter();
   }
+  if (device_group_) return *device_group_;
   return *group_;
 }
 
@@ -73,10 +87,32 @@ void RankGroup::make() {
                                .incarnation = incarnation_,
                                .wait = static_cast<Wait>(worker_.wait)})
                .value();
+  if (device_) add_device();
+}
+
+void RankGroup::add_device() {
+  std::unique_ptr<gpu::DeviceTransport> transport;
+  if (is_fake(device_->backend)) {
+    transport = std::make_unique<gpu::StagedTransport>(*group_, device_->stream);
+  } else {
+    transport = std::make_unique<gpu::NcclGroup>(
+        gpu::NcclSpec{.group = *group_,
+                      .stream = device_->stream,
+                      .event = device_->backend.make_event().value(),
+                      .uuid = device_->backend.device().uuid,
+                      .incarnation = incarnation_,
+                      .wait = static_cast<Wait>(worker_.wait)});
+  }
+  device_group_ =
+      std::make_unique<gpu::DeviceGroup>(*group_, std::move(transport), device_->allocate);
 }
 
 void RankGroup::enter() {
-  if (worker_.procs == 1) return;  // nobody could be in another call
+  if (worker_.procs == 1) {
+    // Nobody could be in another call, but what failed on the device in the last one is over.
+    if (device_group_) group_->begin(++calls_);
+    return;
+  }
   if (call_ != 0) {
     group_->begin(call_);
   } else {

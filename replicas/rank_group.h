@@ -4,8 +4,11 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <vector>
 
+#include "gpu/backend.h"
+#include "gpu/device_group.h"
 #include "gpu/group.h"
 #include "shm/control_file.h"
 #include "shm/segment.h"
@@ -20,11 +23,22 @@ inline constexpr std::size_t kGroupFileReserved = gpu::kGroupDataOffset;
 /// The files of all ranks, as they were handed down on descriptors `first`, `first` + 1, …
 Result<std::vector<shm::Segment>> attach_group_files(int first, const shm::WorkerIdentity& worker);
 
+/// What collectives on device tensors need. All of it outlives the group.
+struct GroupDevice {
+  gpu::Backend& backend;
+  gpu::Stream& stream;  ///< the one the actor's work goes into
+  gpu::DeviceGroup::Allocate allocate;
+};
+
 class RankGroup {
  public:
   /// `files` of all ranks; none if there is only one.
   RankGroup(std::vector<shm::Segment> files, const shm::WorkerIdentity& worker,
             std::uint64_t incarnation);
+
+  /// This rank has a device. Called before the actor's code is loaded, because it sets what NCCL
+  /// reads from the environment.
+  void use_device(GroupDevice device);
 
   /// A call of the actor begins. `number` grows and is the same in all ranks; 0: it was sent to
   /// this rank alone.
@@ -39,6 +53,7 @@ class RankGroup {
 
  private:
   void make();
+  void add_device();
   void enter();
 
   std::vector<shm::Segment> files_;  // until the group has them
@@ -46,6 +61,9 @@ class RankGroup {
   const std::uint64_t incarnation_;
   std::uint64_t call_ = 0;
   std::unique_ptr<gpu::Group> group_;
+  std::optional<GroupDevice> device_;
+  std::unique_ptr<gpu::DeviceGroup> device_group_;  // over group_, if there is a device
+  std::uint64_t calls_ = 0;                         // of a group of one rank with a device
 };
 
 }  // namespace forge::replicas

@@ -13,21 +13,25 @@ namespace forge {
 /// What all_reduce makes of the elements of all ranks. The numbers go between processes.
 enum class Reduction : std::uint8_t { sum = 1, product = 2, min = 3, max = 4 };
 
-/// Collectives between the ranks of a replica, through shared memory. All ranks must call the same
-/// ones with the same sizes in the same order, within the same call of the actor; each returns when
-/// the rank has what it needs of the others. Works in endpoints, setup() and constructors, on the
-/// thread that runs the actor; the reference is good as long as the actor. A group of one rank has
-/// nobody to wait for.
+/// Collectives between the ranks of a replica: through shared memory, but by NCCL for tensors that
+/// lie on a device, where work that is in context().stream() comes first. All ranks must call the
+/// same ones with the same sizes in the same order, within the same call of the actor; each returns
+/// when the rank has what it needs of the others. Works in endpoints, setup() and constructors, on
+/// the thread that runs the actor; the reference is good as long as the actor. A group of one rank
+/// has nobody to wait for.
 ///
 /// Collectives throw:
 ///   InvalidArgument   the ranks' calls differ (all of them get it), an argument is wrong, or a
 ///                     rank has gone on to another call; also in a call that was sent to one rank
 ///                     alone (choose())
-///   NotSupported      all_reduce of a dtype that has no such reduction
+///   NotSupported      all_reduce of a dtype that has no such reduction: on the host bool, f16 and
+///                     bf16, on a device bool, i16 and u16; on a device also in a graph, or if NCCL
+///                     is too old
+///   Unavailable       on a device: NCCL is missing, or failed in some rank
 ///   DeadlineExceeded  other ranks did not come within a minute; it says which
 ///   WorkerLost        a rank is dead; the replica is about to be restarted
-/// After DeadlineExceeded, and when a rank has gone on, all collectives fail until the next call.
-/// What a collective that threw was to write to holds anything.
+/// After DeadlineExceeded, when NCCL failed, and when a rank has gone on, all collectives fail until
+/// the next call. What a collective that threw was to write to holds anything.
 class Group {
  public:
   Group(const Group&) = delete;
@@ -44,8 +48,8 @@ class Group {
   /// Tensors must be of equal dtype and size in all ranks; only the root's may be frozen.
   virtual void broadcast(Tensor& tensor, int root) = 0;
 
-  /// Reduces element by element over all ranks, in place, in the order of ranks: all ranks get the
-  /// same bits, every time.
+  /// Reduces element by element over all ranks, in place, on the host in the order of ranks: all
+  /// ranks get the same bits, every time. On a device the order is NCCL's.
   virtual void all_reduce(DType dtype, std::span<std::byte> elements, Reduction reduction) = 0;
   virtual void all_reduce(Tensor& tensor, Reduction reduction) = 0;
   template <class T>
@@ -57,7 +61,7 @@ class Group {
 
   /// Puts the bytes of rank r at all[r * mine.size()]. `mine` may be our own place in `all`.
   virtual void all_gather(std::span<const std::byte> mine, std::span<std::byte> all) = 0;
-  /// The ranks' tensors, stacked: [procs, …].
+  /// The ranks' tensors, stacked: [procs, …], where theirs lie.
   virtual Tensor all_gather(const Tensor& tensor) = 0;
 
  protected:

@@ -1,0 +1,109 @@
+// Which group an actor gets on which device. More ranks than one are processes: tests/e2e.
+#include "replicas/rank_group.h"
+
+#include <forge/error.h>
+#include <gmock/gmock.h>
+
+#include <cstdlib>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "gpu/host_backend.h"
+#include "gpu/nccl_library.h"
+#include "tests/gpu/fake_nccl.h"
+
+namespace forge::replicas {
+namespace {
+
+using ::testing::HasSubstr;
+
+class OneRank : public ::testing::Test {
+ protected:
+  ~OneRank() override { ::unsetenv(gpu::kNcclLibraryVariable); }
+
+  /// The worker's, on a device of that name.
+  void start(const std::string& uuid) {
+    backend_ = gpu::make_host_device({.uuid = uuid}).value();
+    stream_ = backend_->make_stream().value();
+    shm::WorkerIdentity identity{};
+    identity.procs = 1;
+    group_ = std::make_unique<RankGroup>(std::vector<shm::Segment>{}, identity, 5);
+    group_->use_device({.backend = *backend_,
+                        .stream = *stream_,
+                        .allocate = [](DType dtype, std::span<const std::int64_t> shape) {
+                          return on_device(dtype, {shape.begin(), shape.end()});
+                        }});
+  }
+  static Tensor on_device(DType dtype, const std::vector<std::int64_t>& shape) {
+    Tensor tensor(dtype, shape);
+    tensor.storage()->device = 0;
+    return tensor;
+  }
+  /// One call of an actor that reduces and gathers.
+  Status call() {
+    group_->begin(0);
+    try {
+      Tensor tensor = on_device(DType::f32, {4});
+      tensor.device_data<float>()[2] = 7;  // a host that poses as a device can do that
+      group_->get().all_reduce(tensor, Reduction::sum);
+      EXPECT_EQ(tensor.device_data<float>()[2], 7);
+      const Tensor all = group_->get().all_gather(tensor);
+      EXPECT_EQ(all.device(), 0);
+      EXPECT_EQ(all.shape()[0], 1);
+      EXPECT_EQ(all.device_data<float>()[2], 7);
+      return {};
+    } catch (const Error& error) {
+      return to_status(error);
+    }
+  }
+
+  std::unique_ptr<gpu::Backend> backend_;
+  std::unique_ptr<gpu::Stream> stream_;
+  std::unique_ptr<RankGroup> group_;
+};
+
+TEST_F(OneRank, UsesNcclOnADevice) {
+  ASSERT_EQ(::setenv(gpu::kNcclLibraryVariable, FAKE_NCCL, 1), 0);
+  ASSERT_EQ(::unsetenv("NCCL_SOCKET_IFNAME"), 0);
+  start("GPU-1");
+  EXPECT_STREQ(std::getenv("NCCL_SOCKET_IFNAME"), "lo");
+  EXPECT_TRUE(call().ok());
+  tests::FakeNccl& fake = tests::fake_nccl(FAKE_NCCL);
+  EXPECT_EQ(fake.collectives, 2);
+  EXPECT_EQ(fake.ids, 1);
+  group_.reset();
+  EXPECT_EQ(fake.living, 0);
+}
+
+TEST_F(OneRank, GoesOnInTheNextCallAfterAFailureOnTheDevice) {
+  ASSERT_EQ(::setenv(gpu::kNcclLibraryVariable, FAKE_NCCL, 1), 0);
+  start("GPU-1");
+  ASSERT_TRUE(call().ok());
+  tests::FakeNccl& fake = tests::fake_nccl(FAKE_NCCL);
+  fake.collective_fails_at = 0;
+  EXPECT_EQ(call().code, ErrorCode::unavailable);
+  fake.collective_fails_at = -1;
+  EXPECT_TRUE(call().ok());
+}
+
+TEST_F(OneRank, SaysWhatToDoWithoutNcclAndStillHasTheHost) {
+  ASSERT_EQ(::setenv(gpu::kNcclLibraryVariable, "/nowhere/libnccl.so.2", 1), 0);
+  start("GPU-1");
+  const Status status = call();
+  EXPECT_EQ(status.code, ErrorCode::unavailable);
+  EXPECT_THAT(status.message, HasSubstr("FORGE_NCCL_LIBRARY"));
+  Tensor tensor(DType::f32, {4});
+  group_->get().all_reduce(tensor, Reduction::sum);
+}
+
+TEST_F(OneRank, NeedsNoNcclOnADeviceThatIsMadeUp) {
+  ASSERT_EQ(::setenv(gpu::kNcclLibraryVariable, "/nowhere/libnccl.so.2", 1), 0);
+  ASSERT_EQ(::unsetenv("NCCL_SOCKET_IFNAME"), 0);
+  start("GPU-fake-1");
+  EXPECT_EQ(std::getenv("NCCL_SOCKET_IFNAME"), nullptr);
+  EXPECT_TRUE(call().ok());
+}
+
+}  // namespace
+}  // namespace forge::replicas
