@@ -17,7 +17,7 @@ using detail::Reader;
 using detail::Writer;
 
 // Every struct is spelled once: `with_parts(object, visit)` hands all of its parts to `visit`, in
-// the order in which they travel. Routers and endpoints of Options do not.
+// the order in which they travel. Routers, endpoints and the scaling policy of Options do not.
 template <class Visit>
 void with_parts(auto& policy, Visit visit) requires requires {
   policy.backoff_max;
@@ -27,7 +27,14 @@ template <class Visit>
 void with_parts(auto& scaling, Visit visit) requires requires {
   scaling.enabled;
 }
-{ visit(scaling.enabled); }
+{
+  visit(scaling.enabled, scaling.scale_up_queue_depth, scaling.scale_up_capacity,
+        scaling.scale_up_request_rate, scaling.emergency_queue_depth, scaling.scale_down_capacity,
+        scaling.scale_down_queue_depth, scaling.scale_down_delay, scaling.min_time_between_events,
+        scaling.scale_up_cooldown, scaling.scale_down_cooldown, scaling.scale_up_step,
+        scaling.scale_down_step, scaling.min_healthy_ratio, scaling.target_ongoing_requests,
+        scaling.look_back, scaling.upscale_smoothing, scaling.downscale_smoothing);
+}
 template <class Visit>
 void with_parts(auto& o, Visit visit) requires requires {
   o.num_replicas;

@@ -38,7 +38,24 @@ Options unusual_options() {
           .name = "unusual",
           .min_replicas = 1,
           .max_replicas = 9,
-          .autoscaling = {.enabled = true},
+          .autoscaling = {.enabled = true,
+                          .scale_up_queue_depth = 6,
+                          .scale_up_capacity = 0.75,
+                          .scale_up_request_rate = 11,
+                          .emergency_queue_depth = 21,
+                          .scale_down_capacity = 0.25,
+                          .scale_down_queue_depth = 0.5,
+                          .scale_down_delay = 301s,
+                          .min_time_between_events = 61s,
+                          .scale_up_cooldown = 31s,
+                          .scale_down_cooldown = 121s,
+                          .scale_up_step = 2,
+                          .scale_down_step = 3,
+                          .min_healthy_ratio = 0.4,
+                          .target_ongoing_requests = 1.5,
+                          .look_back = 20s,
+                          .upscale_smoothing = 0.9,
+                          .downscale_smoothing = 0.6},
           .restart = {.backoff_initial = 1ms, .backoff_max = 2s, .max_deaths = 7, .window = 3s},
           .max_queued_requests = 11,
           .session_idle_timeout = 1h,
@@ -88,6 +105,23 @@ void expect_equal(const Options& a, const Options& b) {
   EXPECT_EQ(a.min_replicas, b.min_replicas);
   EXPECT_EQ(a.max_replicas, b.max_replicas);
   EXPECT_EQ(a.autoscaling.enabled, b.autoscaling.enabled);
+  EXPECT_EQ(a.autoscaling.scale_up_queue_depth, b.autoscaling.scale_up_queue_depth);
+  EXPECT_EQ(a.autoscaling.scale_up_capacity, b.autoscaling.scale_up_capacity);
+  EXPECT_EQ(a.autoscaling.scale_up_request_rate, b.autoscaling.scale_up_request_rate);
+  EXPECT_EQ(a.autoscaling.emergency_queue_depth, b.autoscaling.emergency_queue_depth);
+  EXPECT_EQ(a.autoscaling.scale_down_capacity, b.autoscaling.scale_down_capacity);
+  EXPECT_EQ(a.autoscaling.scale_down_queue_depth, b.autoscaling.scale_down_queue_depth);
+  EXPECT_EQ(a.autoscaling.scale_down_delay, b.autoscaling.scale_down_delay);
+  EXPECT_EQ(a.autoscaling.min_time_between_events, b.autoscaling.min_time_between_events);
+  EXPECT_EQ(a.autoscaling.scale_up_cooldown, b.autoscaling.scale_up_cooldown);
+  EXPECT_EQ(a.autoscaling.scale_down_cooldown, b.autoscaling.scale_down_cooldown);
+  EXPECT_EQ(a.autoscaling.scale_up_step, b.autoscaling.scale_up_step);
+  EXPECT_EQ(a.autoscaling.scale_down_step, b.autoscaling.scale_down_step);
+  EXPECT_EQ(a.autoscaling.min_healthy_ratio, b.autoscaling.min_healthy_ratio);
+  EXPECT_EQ(a.autoscaling.target_ongoing_requests, b.autoscaling.target_ongoing_requests);
+  EXPECT_EQ(a.autoscaling.look_back, b.autoscaling.look_back);
+  EXPECT_EQ(a.autoscaling.upscale_smoothing, b.autoscaling.upscale_smoothing);
+  EXPECT_EQ(a.autoscaling.downscale_smoothing, b.autoscaling.downscale_smoothing);
   EXPECT_EQ(a.restart.backoff_initial, b.restart.backoff_initial);
   EXPECT_EQ(a.restart.backoff_max, b.restart.backoff_max);
   EXPECT_EQ(a.restart.max_deaths, b.restart.max_deaths);

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <forge/actor.h>
+#include <forge/autoscaling.h>
 #include <forge/controller.h>
 #include <forge/error.h>
 #include <forge/future.h>

@@ -17,6 +17,7 @@
 namespace forge {
 
 class Router;
+class ScalingPolicy;
 
 /// When the workers of a dead replica are started again.
 struct RestartPolicy {
@@ -26,9 +27,49 @@ struct RestartPolicy {
   std::chrono::nanoseconds window = std::chrono::seconds(60);
 };
 
-/// Replicas by load, between `min_replicas` and `max_replicas`. Off by default.
+/// Replicas by load, between `min_replicas` (none said: 1) and `max_replicas`. Off by default.
+///
+/// One of three policies says how many there should be: the thresholds below; a target, if
+/// `target_ongoing_requests` is given; your own, if `policy` is. When that is done is the same for
+/// all three: within the bounds, not sooner after another change than the times below, and not while
+/// too few replicas are healthy. What policies look at is averaged over `look_back`.
+/// `forge-bench autoscale` shows what a choice makes of your traffic.
 struct Autoscaling {
   bool enabled = false;
+
+  // Thresholds, per healthy replica. More replicas when one of these is exceeded:
+  double scale_up_queue_depth = 5;  ///< requests that wait, beyond those that are active
+  double scale_up_capacity =
+      0.8;  ///< active over replica_max_concurrent_requests; 1 is never exceeded
+  /// Requests per second. Only with a queue, of at least `scale_down_queue_depth`.
+  double scale_up_request_rate = 10;
+  /// From here on cooldowns do not apply, whatever the policy, and thresholds add all that it takes.
+  double emergency_queue_depth = 20;
+  // Fewer when load has been below both of these for `scale_down_delay`:
+  double scale_down_capacity = 0.3;
+  double scale_down_queue_depth = 1;
+  /// For other policies: they have wanted fewer for so long. To zero: no request for so long.
+  std::chrono::nanoseconds scale_down_delay = std::chrono::seconds(300);
+
+  // Times from one change, either way, to the next:
+  std::chrono::nanoseconds min_time_between_events = std::chrono::seconds(60);
+  std::chrono::nanoseconds scale_up_cooldown = std::chrono::seconds(30);     ///< to one upwards
+  std::chrono::nanoseconds scale_down_cooldown = std::chrono::seconds(120);  ///< to one downwards
+
+  int scale_up_step = 1;  ///< replicas that thresholds add or take away at once
+  int scale_down_step = 1;
+  double min_healthy_ratio = 0.5;  ///< with fewer of them healthy, the number stays; 0 to 1
+
+  /// A target in place of thresholds: so many requests per replica, active and waiting together.
+  /// Below what a replica executes at once; a tenth more or less is put up with.
+  std::optional<double> target_ongoing_requests = std::nullopt;
+  /// Averages are taken over so long, a minute at most: many times what a request takes.
+  std::chrono::nanoseconds look_back = std::chrono::seconds(30);
+  double upscale_smoothing = 1;    ///< share of the way to the target that is gone at once; over 0
+  double downscale_smoothing = 1;  ///< likewise, downwards
+
+  /// In place of both, see <forge/autoscaling.h>. Not taken from a plugin's defaults.
+  std::shared_ptr<ScalingPolicy> policy = nullptr;
 };
 
 /// How one endpoint is called. Given where it is registered; a service may say otherwise.
