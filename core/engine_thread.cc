@@ -28,7 +28,10 @@ EngineThread::EngineThread(const std::vector<int>& cpus)
 
 void EngineThread::stop() {
   if (!thread_.joinable()) return;
-  stop_.store(true);
+  {
+    const std::lock_guard lock(mutex_);
+    stop_ = true;
+  }
   wake();
   thread_.join();
 }
@@ -44,7 +47,7 @@ void EngineThread::remove(const Engine* engine) {
   std::erase_if(engines_, [&](const auto& other) { return other.get() == engine; });
   const std::uint64_t version = ++version_;
   if (thread_.get_id() == std::this_thread::get_id()) return;
-  while (seen_ < version && !stop_.load()) {
+  while (seen_ < version && !stop_) {
     lock.unlock();
     wake();
     std::this_thread::sleep_for(std::chrono::microseconds(100));
@@ -64,23 +67,30 @@ void EngineThread::wake_before(std::int64_t deadline_ns) {
 void EngineThread::run() {
   std::vector<std::shared_ptr<Engine>> engines;
   std::vector<shm::WaitWord> words;
-  while (!stop_.load(std::memory_order_relaxed)) {
+  for (;;) {
     words.clear();
-    // The bells are read before the engines are attended: a ring in between keeps us from sleeping.
+    // The bells are read before all that they ring for: a ring in between keeps us from sleeping.
+    // Acquire pairs with ring().
     words.push_back({&kick_, kick_.load(std::memory_order_acquire), shm::Scope::priv});
     engines.clear();  // drop what remove() waits for before telling it so
     {
       const std::lock_guard lock(mutex_);
+      if (stop_) return;
       engines = engines_;
       seen_ = version_;
     }
     for (const auto& engine : engines) engine->append_bells(words);
-    // Sticky: a service that once had many workers may have them again.
-    if (words.size() > shm::kMaxWaitWords) by_eventfd_.store(true);
+    // Sticky: a service that once had many workers may have them again. All is looked at once more,
+    // for what has been rung meanwhile in the other way. Relaxed: whoever rings has changed
+    // something under a lock that we take next.
+    if (words.size() > shm::kMaxWaitWords && !by_eventfd()) {
+      by_eventfd_.store(true, std::memory_order_relaxed);
+      continue;
+    }
 
     // From here until we say otherwise, every new deadline has to wake us: we may have looked
-    // already.
-    awake_at_.store(INT64_MAX, std::memory_order_seq_cst);
+    // already. Relaxed: deadlines are set under their engine's lock, which attend() takes.
+    awake_at_.store(INT64_MAX, std::memory_order_relaxed);
     const auto now = SteadyClock::now();
     Attention most = Attention::none;
     auto until = SteadyTime::max();

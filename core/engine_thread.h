@@ -43,11 +43,11 @@ class EngineThread {
 
   shm::FileDescriptor event_;
   std::atomic<bool> by_eventfd_;
-  std::atomic<bool> stop_{false};
   std::atomic<std::int64_t> awake_at_{0};  // when it will look again by itself
   shm::Word kick_{0};
   std::mutex mutex_;
   std::vector<std::shared_ptr<Engine>> engines_;  // under mutex_
+  bool stop_ = false;                             // under mutex_
   std::uint64_t version_ = 0;                     // under mutex_
   std::uint64_t seen_ = 0;                        // under mutex_: the version the thread works on
   std::thread thread_;
