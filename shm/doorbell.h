@@ -49,9 +49,9 @@ bool has_futex_waitv();
 
 /// Rings a bell: changes the word, then wakes one sleeper.
 inline void ring(Word& bell, Scope scope) {
-  // Relaxed: the futex call is a full barrier, and the sleeper reads what was published with its
-  // own acquire.
-  bell.fetch_add(1, std::memory_order_relaxed);
+  // Release pairs with the acquire of who reads the bell before it looks and sleeps: if it has heard
+  // this ring, it sees what it is for. (In the handshake above the fences see to that.)
+  bell.fetch_add(1, std::memory_order_release);
   futex_wake(bell, 1, scope);
 }
 

@@ -77,6 +77,20 @@ TEST(Ring, ChangesTheWordEachTime) {
   futex_wait(bell, 0, std::nullopt, Scope::priv);  // rung between look and sleep: no sleep
 }
 
+TEST(Ring, ShowsWhatWasBeforeItToWhoReadsTheBell) {
+  for (int i = 0; i < 100; ++i) {
+    Word bell{0};
+    int news = 0;  // not atomic: a thread sanitizer sees whether anything orders it
+    std::thread ringer([&] {
+      news = i + 1;
+      ring(bell, Scope::priv);
+    });
+    while (bell.load(std::memory_order_acquire) == 0) ::sched_yield();
+    EXPECT_EQ(news, i + 1);
+    ringer.join();
+  }
+}
+
 TEST(FutexWake, WakesAsManyAsAreAskedFor) {
   constexpr int kSleepers = 3;
   Word word{0};
