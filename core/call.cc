@@ -103,7 +103,8 @@ void Call::dispose() noexcept {
 }
 
 CallPool::~CallPool() {
-  for (Call* list : {free_, returned_.load(std::memory_order_acquire)}) {
+  // Relaxed: who destroys the pool knows that every put() is over.
+  for (Call* list : {free_, returned_.load(std::memory_order_relaxed)}) {
     while (list != nullptr) delete std::exchange(list, list->next);
   }
 }
@@ -117,6 +118,7 @@ Call& CallPool::take() {
 
 void CallPool::put(Call& call) {
   call.next = returned_.load(std::memory_order_relaxed);
+  // Release pairs with take().
   while (!returned_.compare_exchange_weak(call.next, &call, std::memory_order_release,
                                           std::memory_order_relaxed)) {
   }

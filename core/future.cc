@@ -25,13 +25,14 @@ bool FutureState::wait(std::optional<std::chrono::steady_clock::time_point> unti
 }
 
 bool FutureState::announce_sleep() noexcept {
-  // Acquire, as in ready(): if it is done, the outcome is visible.
-  return (word_.fetch_or(kSleeper, std::memory_order_acq_rel) & kDone) == 0;
+  // Relaxed: whoever reads the outcome asks ready() first, and complete() writes the same word.
+  return (word_.fetch_or(kSleeper, std::memory_order_relaxed) & kDone) == 0;
 }
 
 void FutureState::then(std::unique_ptr<Continuation> continuation) {
   continuation_ = continuation.release();
-  // Release: complete() reads continuation_ if it sees the bit.
+  // Release: complete() reads continuation_ if it sees the bit. Acquire: if it is done, what runs
+  // reads the outcome.
   const std::uint32_t before = word_.fetch_or(kContinuation, std::memory_order_acq_rel);
   if ((before & kDone) == 0) return;
   core::CallbackThread::post(
@@ -40,12 +41,13 @@ void FutureState::then(std::unique_ptr<Continuation> continuation) {
 
 void FutureState::abandon() noexcept {
   if (core::in_forked_child()) return;  // it is the parent's
+  // Release and acquire, as in complete(): who is second disposes of what both have written.
   if ((word_.fetch_or(kAbandoned, std::memory_order_acq_rel) & kDone) != 0) dispose();
 }
 
 void FutureState::complete() noexcept {
-  // Release: the outcome is visible to whoever sees kDone. From here on `this` may be gone, unless
-  // the bits say that somebody holds it.
+  // Release: the outcome is visible to whoever sees kDone. Acquire: so are then() and abandon() to
+  // us. From here on `this` may be gone, unless the bits say that somebody holds it.
   const std::uint32_t before = word_.fetch_or(kDone, std::memory_order_acq_rel);
   if ((before & kAbandoned) != 0) return dispose();
   if ((before & kContinuation) != 0) {  // it holds the future

@@ -125,7 +125,7 @@ std::string Host::keep_report(const std::string& worker, const std::string& text
 
 std::string Host::keep(std::atomic<int>& kept, std::string name, const char* suffix,
                        std::function<Status(const std::string& path)> write) {
-  const int number = kept.fetch_add(1);
+  const int number = kept.fetch_add(1, std::memory_order_relaxed);
   if (number >= kMostKept) return {};
   const fs::path folder =
       options_.poison_dir.empty() ? replicas::default_keep_folder() : options_.poison_dir;

@@ -109,6 +109,7 @@ void Engine::hand_over(Lock& lock) {
 
 void Engine::park_as_caller(detail::FutureState& state, std::optional<SteadyTime> until) {
   std::vector<shm::WaitWord> words;  // parking costs microseconds; this allocation does not show
+  // Acquire pairs with ring(): if we have heard of a new poll set, we see that it is new.
   const std::uint32_t kicked = kick_.load(std::memory_order_acquire);
   refresh_role_set();
   if (!shm::has_futex_waitv() || role_set_->size() + 2 > shm::kMaxWaitWords) {
@@ -121,6 +122,7 @@ void Engine::park_as_caller(detail::FutureState& state, std::optional<SteadyTime
     host_->engine_thread().wake();
     follow(state, until);
     Role expected = Role::free;
+    // Acquire, as in wait().
     while (!role_.compare_exchange_weak(expected, Role::caller, std::memory_order_acquire,
                                         std::memory_order_relaxed)) {
       expected = Role::free;
@@ -137,6 +139,7 @@ void Engine::park_as_caller(detail::FutureState& state, std::optional<SteadyTime
     const Lock lock(mutex_);
     arena_->set_poller(shm::Poller::caller);
   }
+  // The handshake of doorbell.h with Worker::ring_controller.
   shm::handshake_fence();
   // state.ready(): the watchdog or a deadline may have completed it; then announce_sleep() is
   // false.
@@ -151,9 +154,11 @@ void Engine::park_as_caller(detail::FutureState& state, std::optional<SteadyTime
 
 void Engine::follow(detail::FutureState& state, std::optional<SteadyTime> until) {
   // Announced before the role is looked at: a poller that leaves either sees us, or we see the role
-  // free.
+  // free. All four are sequentially consistent, or both might miss the other; then we would wait
+  // for the engine thread's next look.
   followers_.fetch_add(1, std::memory_order_seq_cst);
-  const std::uint32_t succession = succession_.load(std::memory_order_seq_cst);
+  // Acquire pairs with ring(): a succession that we have heard of is one whose free role we see.
+  const std::uint32_t succession = succession_.load(std::memory_order_acquire);
   if (role_.load(std::memory_order_seq_cst) != Role::free && state.announce_sleep()) {
     const std::uint32_t word = state.word().load(std::memory_order_relaxed);
     if (!state.ready()) {
@@ -169,7 +174,7 @@ void Engine::follow(detail::FutureState& state, std::optional<SteadyTime> until)
       }
     }
   }
-  followers_.fetch_sub(1, std::memory_order_seq_cst);
+  followers_.fetch_sub(1, std::memory_order_relaxed);  // seen late, it costs a ring for nobody
 }
 
 // ---- the engine thread
@@ -180,9 +185,9 @@ Attention Engine::attend(SteadyTime now) {
     const Lock lock(mutex_);
     expire(now);
   }
+  // Relaxed: it is freed under the lock, which we take next.
   Role expected = Role::free;
-  if (!role_.compare_exchange_strong(expected, Role::engine, std::memory_order_acquire,
-                                     std::memory_order_relaxed)) {
+  if (!role_.compare_exchange_strong(expected, Role::engine, std::memory_order_relaxed)) {
     const Lock lock(mutex_);
     return attended_ ? Attention::watch : Attention::none;
   }
@@ -214,6 +219,7 @@ Attention Engine::attend(SteadyTime now) {
     attention = attended_ ? Attention::spin : Attention::none;
   }
   if (attended_) arena_->set_poller(shm::Poller::awake);
+  // Sequentially consistent, as in leave_role().
   role_.store(Role::free, std::memory_order_seq_cst);
   const bool succession = outstanding_ != 0 && followers_.load(std::memory_order_seq_cst) != 0;
   lock.unlock();
@@ -234,8 +240,9 @@ void Engine::append_bells(std::vector<shm::WaitWord>& words) {
 void Engine::expect_answers() {
   // E3. A holder of the role, or an engine thread that attends, will look by itself. Nobody: the
   // workers shall ring. They see this word before they see the request, because it is stored before
-  // the request is published.
-  if (attended_ || role_.load(std::memory_order_seq_cst) == Role::caller) return;
+  // the request is published. Relaxed: a caller frees the role under the lock, and looks there what
+  // is out.
+  if (attended_ || role_.load(std::memory_order_relaxed) == Role::caller) return;
   arena_->set_poller(host_->engine_thread().by_eventfd() ? shm::Poller::engine_eventfd
                                                          : shm::Poller::engine);
 }
@@ -249,15 +256,17 @@ void Engine::poll_set_changed() {
     }
   }
   poll_set_ = std::move(set);
-  poll_version_.fetch_add(1, std::memory_order_release);
-  // Nobody polls: the set of the last who did must not keep the dead's memory mapped. Whoever finds the
-  // role taken meanwhile and sleeps is woken by the engine thread.
+  // Relaxed, also where it is read: the set itself is under the lock, and the kick brings the news.
+  poll_version_.fetch_add(1, std::memory_order_relaxed);
+  // Nobody polls: the set of the last who did must not keep the dead's memory mapped. Whoever finds
+  // the role taken meanwhile and sleeps is woken by the engine thread. Relaxed: it is freed under
+  // the lock.
   Role expected = Role::free;
-  if (role_.compare_exchange_strong(expected, Role::engine, std::memory_order_acquire,
-                                    std::memory_order_relaxed)) {
+  if (role_.compare_exchange_strong(expected, Role::engine, std::memory_order_relaxed)) {
     role_set_ = poll_set_;
     role_version_ = poll_version_.load(std::memory_order_relaxed);
-    role_.store(Role::free, std::memory_order_seq_cst);
+    // Release: role_set_ and role_version_, for whoever takes it without the lock.
+    role_.store(Role::free, std::memory_order_release);
   }
   // Sleepers hold the old words: wake them so that they look again.
   shm::ring(kick_, shm::Scope::priv);
@@ -265,7 +274,7 @@ void Engine::poll_set_changed() {
 }
 
 void Engine::refresh_role_set() {
-  if (role_version_ == poll_version_.load(std::memory_order_acquire)) return;
+  if (role_version_ == poll_version_.load(std::memory_order_relaxed)) return;
   const Lock lock(mutex_);
   role_set_ = poll_set_;
   role_version_ = poll_version_.load(std::memory_order_relaxed);

@@ -28,7 +28,8 @@ std::string new_session_id() {
   // Unlikely to meet an id that a user has chosen, or one of another run.
   static const std::uint64_t run = std::random_device{}();
   static std::atomic<std::uint64_t> count{0};
-  return "session-" + std::to_string(run) + "-" + std::to_string(++count);
+  return "session-" + std::to_string(run) + "-" +
+         std::to_string(count.fetch_add(1, std::memory_order_relaxed) + 1);
 }
 }  // namespace
 

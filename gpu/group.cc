@@ -83,8 +83,9 @@ Result<std::unique_ptr<Group>> Group::create(GroupSpec spec) {
 }
 
 void Group::decline(shm::Segment& file, std::uint64_t call) {
-  // In the call, with no header (check_headers). Nobody sleeps for long without a look.
-  reinterpret_cast<GroupFile*>(file.data())->call.store(call + 1, std::memory_order_release);
+  // In the call, with no header (check_headers). Nobody sleeps for long without a look. Relaxed: it
+  // is all that is ever written there.
+  reinterpret_cast<GroupFile*>(file.data())->call.store(call + 1, std::memory_order_relaxed);
 }
 
 Group::Group(GroupSpec spec)
@@ -133,7 +134,7 @@ void Group::leave(Status why) {
 }
 
 void Group::abort() noexcept {
-  mine().aborted.store(1, std::memory_order_release);
+  mine().aborted.store(1, std::memory_order_release);  // pairs with trouble()
   // Rung whoever sleeps: this may be another thread than the one that makes wake() right.
   mine().bell.word.fetch_add(1, std::memory_order_relaxed);
   shm::futex_wake(mine().bell.word, INT_MAX, shm::Scope::shared);

@@ -121,14 +121,14 @@ bool Channel::pop(shm::ResponseSlot& out) {
 }
 
 std::uint64_t Channel::started() const {
-  // Acquire pairs with the worker's release; after its death nothing changes any more. Positions we
-  // never pushed were not started.
-  return std::min(response_->started.position.load(std::memory_order_acquire),
+  // Relaxed: after the worker's death nothing changes any more. Positions we never pushed were not
+  // started.
+  return std::min(response_->started.position.load(std::memory_order_relaxed),
                   requests_.position());
 }
 
 shm::ExitReason Channel::exit_reason() const {
-  return response_->exit_reason.load(std::memory_order_acquire);
+  return response_->exit_reason.load(std::memory_order_relaxed);  // as started()
 }
 
 }  // namespace forge::replicas

@@ -45,8 +45,10 @@ class EventLoop final : public detail::Loop {
   std::priority_queue<Timer, std::vector<Timer>, std::greater<>> timers_;  // under mutex_
   std::vector<std::coroutine_handle<>> posted_;                            // under mutex_
   std::vector<std::coroutine_handle<>> due_;
-  std::uint64_t count_ = 0;                       // under mutex_
-  std::atomic<std::int64_t> next_ns_{INT64_MAX};  // when something is due; 0: now
+  std::uint64_t count_ = 0;  // under mutex_
+  // When something is due; 0: now. Stored under mutex_, which orders what it speaks of, so relaxed
+  // will do: who sleeps has read the bell before, and it rings after each store that is earlier.
+  std::atomic<std::int64_t> next_ns_{INT64_MAX};
   shm::Word bell_{0};
 };
 

@@ -93,7 +93,7 @@ ErrorPtr as_actor_error(const Error& error) {
   return std::make_shared<const ActorError>("", replicas::type_name(typeid(error)), error.what());
 }
 
-std::uint64_t copied_tensors() noexcept { return copied; }
+std::uint64_t copied_tensors() noexcept { return copied.load(std::memory_order_relaxed); }
 
 std::size_t rows(const Tensor& stacked) {
   if (stacked.shape().empty()) {
@@ -140,7 +140,7 @@ Tensor stack(std::span<const Tensor> tensors) {
         end <= first.storage()->size ? first.storage() : first.storage()->widened(end);
     if (storage) return Tensor::adopt(storage, first.dtype(), shape, offset);
   }
-  detail::copied += tensors.size();
+  detail::copied.fetch_add(tensors.size(), std::memory_order_relaxed);
   Tensor stacked(first.dtype(), shape);
   std::byte* to = stacked.span<std::byte>().data();
   for (const Tensor& tensor : tensors) {

@@ -129,7 +129,7 @@ int Worker::run() {
       spinner.reset();
     }
     if (requests_.corrupt()) {
-      out_->exit_reason.store(shm::ExitReason::bad_layout, std::memory_order_release);
+      out_->exit_reason.store(shm::ExitReason::bad_layout, std::memory_order_relaxed);
       return 1;
     }
   }
@@ -146,7 +146,7 @@ bool Worker::step() {
     shm::prefetch_for_read(arena_.data() + block, 2 * shm::kCacheLine);
   if (request.kind == shm::RequestKind::stop) {
     FORGE_FAILPOINT(stopping);
-    out_->exit_reason.store(shm::ExitReason::stopped, std::memory_order_release);
+    out_->exit_reason.store(shm::ExitReason::stopped, std::memory_order_relaxed);
     return false;
   }
   if (request.kind == shm::RequestKind::setup) return set_up(shm::RequestSlot(request));
@@ -161,10 +161,10 @@ bool Worker::take(std::uint32_t count, std::uint64_t position) {
   bool all = true;
   for (std::uint32_t i = 0; i < count; ++i) all = execution.accept(*requests_.peek(i)) && all;
   FORGE_FAILPOINT(accepted);
-  // Release: whoever sees an effect of the call sees that it was started. Stored before the first
-  // payload byte is read.
+  // Stored before the call has any effect. Relaxed: it is believed after our death, and that comes
+  // between two instructions.
   if (execution.has_work())
-    out_->started.position.store(position + count, std::memory_order_release);
+    out_->started.position.store(position + count, std::memory_order_relaxed);
   FORGE_FAILPOINT(started);
   if (execution.run()) {
     execution.finish();
@@ -202,7 +202,7 @@ bool Worker::publish(bool restart, std::uint32_t taken) {
   ring_controller();
   FORGE_FAILPOINT(rung);
   outbox_.prefetch();
-  if (restart) out_->exit_reason.store(shm::ExitReason::restart, std::memory_order_release);
+  if (restart) out_->exit_reason.store(shm::ExitReason::restart, std::memory_order_relaxed);
   return !restart;
 }
 
@@ -213,7 +213,7 @@ bool Worker::set_up(const shm::RequestSlot& request) {
   RequestSource source(arena_);
   shm::ResponseSlot& slot = outbox_.claim(request);
   group_.begin(request.lockstep);
-  out_->started.position.store(requests_.position() + 1, std::memory_order_release);
+  out_->started.position.store(requests_.position() + 1, std::memory_order_relaxed);
   FORGE_FAILPOINT(setup_started);
   bool up = false;
   if (source.holds(request)) {
@@ -227,7 +227,7 @@ bool Worker::set_up(const shm::RequestSlot& request) {
   source.end();
   publish(false, 1);
   FORGE_FAILPOINT(setup_answered);
-  if (!up) out_->exit_reason.store(shm::ExitReason::setup_failed, std::memory_order_release);
+  if (!up) out_->exit_reason.store(shm::ExitReason::setup_failed, std::memory_order_relaxed);
   return up;
 }
 
@@ -278,6 +278,7 @@ void Worker::write_status(shm::ResponseSlot& slot, const Status& status) {
 
 // ---- waiting
 
+/// The publisher's half of the handshake in doorbell.h.
 void Worker::ring_controller() {
   shm::handshake_fence();
   const auto& header = *reinterpret_cast<const shm::ArenaHeader*>(arena_.data());
@@ -295,9 +296,11 @@ void Worker::ring_controller() {
   }
 }
 
+/// The sleeper's half.
 void Worker::park() {
   const shm::Word& bell = in_->worker_bell.word;
   const std::uint32_t seen = bell.load(std::memory_order_relaxed);
+  // Acquire pairs with ring(): of what we have heard of, loop_.ready() knows.
   const std::uint32_t posted = loop_.bell().load(std::memory_order_acquire);
   out_->parked.store(1, std::memory_order_relaxed);
   shm::handshake_fence();

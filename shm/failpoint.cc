@@ -56,7 +56,7 @@ void reach(Failpoint point) {
     if ((shot & 0xFF) != static_cast<std::uint64_t>(point)) return;
     const std::uint64_t hits = shot >> 16;
     const std::uint64_t left = hits > 1 ? (hits - 1) << 16 | (shot & 0xFFFF) : 0;
-    if (!trigger->shot.compare_exchange_weak(shot, left)) continue;
+    if (!trigger->shot.compare_exchange_weak(shot, left, std::memory_order_relaxed)) continue;
     if (left == 0) act(static_cast<FailAction>(shot >> 8 & 0xFF));
     return;
   }

@@ -61,9 +61,10 @@ struct FailTrigger {
   /// At the `hit`th time from now that a worker comes there. Replaces what was armed.
   void arm(Failpoint point, FailAction action, std::uint32_t hit = 1) {
     shot.store(std::uint64_t{hit} << 16 | static_cast<std::uint64_t>(action) << 8 |
-               static_cast<std::uint64_t>(point));
+                   static_cast<std::uint64_t>(point),
+               std::memory_order_relaxed);
   }
-  bool fired() const { return shot.load() == 0; }
+  bool fired() const { return shot.load(std::memory_order_relaxed) == 0; }
 };
 static_assert(std::atomic<std::uint64_t>::is_always_lock_free);
 
