@@ -8,6 +8,7 @@
 #include <set>
 #include <thread>
 
+#include "core/autoscaling_options.h"
 #include "core/fork.h"
 #include "core/host.h"
 #include "replicas/affinity.h"
@@ -44,13 +45,9 @@ void check_counts(const std::string& who, const Options& options) {
   if (options.num_replicas < 1)
     invalid(who + "num_replicas is " + std::to_string(options.num_replicas) +
             "; a service has at least one");
-  const int least = options.min_replicas.value_or(options.num_replicas);
-  const int most = options.max_replicas.value_or(options.num_replicas);
-  if (least < 0 || least > options.num_replicas || most < options.num_replicas) {
-    invalid(who + "num_replicas " + std::to_string(options.num_replicas) +
-            " is not between min_replicas " + std::to_string(least) + " and max_replicas " +
-            std::to_string(most) + "; the least is 0");
-  }
+  if (const Status status = core::check_autoscaling(who, options); !status.ok())
+    throw_status(status);
+  const int most = core::replica_bounds(options).max;
   if (options.spares < 0)
     invalid(who + "spares is " + std::to_string(options.spares) + "; it starts at 0");
   if (options.spares > kMostWorkers || most > kMostWorkers ||
@@ -123,8 +120,6 @@ void check(const Options& options, const std::string& name) {
                        " hosts run one controller on each and spread calls in your program, or put "
                        "a cluster scheduler such as Ray above them");
   }
-  if (options.autoscaling.enabled)
-    throw NotSupported(who + "autoscaling is not there yet; use Service::scale()");
 }
 
 /// Can a constructor argument of type `given` become `wanted`? Integers may, if their value fits,

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cstring>
 
+#include "core/autoscaling_options.h"
 #include "core/cancel.h"
 #include "core/fork.h"
 #include "core/host.h"
@@ -21,10 +22,7 @@ constexpr std::size_t kCopyUnlocked = 16 * 1024;
 
 /// That it may ever have at once.
 std::size_t most_replicas(const Launch& launch) {
-  const Options& options = launch.options;
-  return launch.mesh ? 1
-                     : static_cast<std::size_t>(
-                           std::max(options.num_replicas, options.max_replicas.value_or(0)));
+  return launch.mesh ? 1 : static_cast<std::size_t>(replica_bounds(launch.options).max);
 }
 
 }  // namespace
@@ -59,6 +57,8 @@ Result<std::shared_ptr<Engine>> Engine::create(std::shared_ptr<Host> host, Launc
     engine->slabs_.resize(engine->actor_->endpoints.size());
     engine->forming_ = std::vector<Forming>(engine->actor_->endpoints.size());
     engine->routers_ = engine->host_->make_routers(*engine->actor_, engine->launch_.options);
+    if (engine->launch_.options.autoscaling.enabled && !engine->launch_.mesh)
+      engine->autoscaler_.emplace(engine->launch_.options.autoscaling);
   }
   if (const Status status = engine->take_first_seats(); !status.ok()) return make_error(status);
   return engine;

@@ -25,6 +25,7 @@
 #include <atomic>
 #include <chrono>
 #include <condition_variable>
+#include <deque>
 #include <functional>
 #include <memory>
 #include <mutex>
@@ -34,6 +35,7 @@
 #include <vector>
 
 #include "core/arena.h"
+#include "core/autoscaler.h"
 #include "core/call.h"
 #include "core/meter.h"
 #include "core/sessions.h"
@@ -70,6 +72,14 @@ using Refusal = std::shared_ptr<const Error>;
 
 /// What the engine thread should do next for this engine.
 enum class Attention { none, watch, spin };
+
+/// A change of the number of replicas.
+struct ScaleRecord {
+  SteadyTime at;
+  std::size_t from = 0;
+  std::size_t to = 0;
+  std::string reason;
+};
 
 /// What one rank has saved of a session.
 struct Snapshot {
@@ -229,6 +239,7 @@ class Engine final : public detail::Driver, public std::enable_shared_from_this<
     std::uint32_t idx = 0;  // spares count on behind the replicas
     bool spare = false;     // up, and given no calls: its life becomes that of a replica that dies
     bool wanted = true;     // one of those that serve; else it has left, or leaves
+    bool arriving = false;  // it was added, and has not been up yet
     ReplicaState state = ReplicaState::uninitialized;
     std::uint64_t incarnation = 0;
     VersionPtr version;                       // of the next life
@@ -358,9 +369,12 @@ class Engine final : public detail::Driver, public std::enable_shared_from_this<
   void move_queue(Unit& unit, bool sessions);
   void send_stop(Unit& unit);
 
-  // scaling.cc [lock], but for begin(), which the watchdog thread enters without it
+  // scaling.cc [lock], but for begin() and autoscale(), which the watchdog thread enters without it
   std::size_t wanted() const;
-  void scale_to(std::size_t count);
+  void scale_to(std::size_t count, const std::string& reason);
+  void autoscale();
+  void autoscale_later();
+  ScalingInput scaling_input(const ServiceMetrics& metrics) const;
   void want(Unit& unit);
   void dismiss(Unit& unit);
   void begin(Unit& unit);
@@ -480,13 +494,16 @@ class Engine final : public detail::Driver, public std::enable_shared_from_this<
   std::uint64_t last_batch_ = 0;                           // [lock]
   replicas::EntryList waiting_;                            // [lock] for any replica to come up
   std::size_t outstanding_ = 0;                            // [lock] entries in flight
-  std::size_t processes_ = 0;           // [lock] started and not reaped, or being started
-  ServiceCounters counters_;            // [lock]
-  std::uint32_t next_rank_ = 0;         // [lock] choose()
-  VersionPtr version_;                  // [lock] what the service runs
-  VersionPtr next_version_;             // [lock] what it is being updated to; null: nothing
-  std::vector<bool> bound_;             // [lock] by endpoint: somebody may call it
-  std::vector<std::byte> description_;  // [lock]
+  std::size_t processes_ = 0;              // [lock] started and not reaped, or being started
+  ServiceCounters counters_;               // [lock]
+  std::uint32_t next_rank_ = 0;            // [lock] choose()
+  VersionPtr version_;                     // [lock] what the service runs
+  VersionPtr next_version_;                // [lock] what it is being updated to; null: nothing
+  std::optional<Autoscaler> autoscaler_;   // [lock] none: the number of replicas is left to users
+  std::deque<ScaleRecord> scale_records_;  // [lock] the last ones
+  std::uint64_t scale_events_ = 0;         // [lock] all
+  std::vector<bool> bound_;                // [lock] by endpoint: somebody may call it
+  std::vector<std::byte> description_;     // [lock]
 
   Timeline timeline_;                              // [lock]
   std::vector<EndpointMetrics> endpoint_metrics_;  // [lock] by endpoint

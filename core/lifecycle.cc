@@ -130,6 +130,7 @@ Status Engine::start() {
       });
   starting_ = false;
   born_ = SteadyClock::now();
+  if (autoscaler_) host_->watchdog().post([self = shared_from_this()] { self->autoscale_later(); });
   Status status = start_error_;
   if (status.ok() && state_ != State::serving) {
     status = {ErrorCode::stopped, "service '" + launch_.name + "' was shut down while it started"};
@@ -348,6 +349,7 @@ void Engine::setup_finished(Unit& unit) {
 
 void Engine::becomes_healthy(Unit& unit) {
   unit.state = ReplicaState::healthy;
+  unit.arriving = false;
   unit.failure.clear();
   unit.life->came_up = true;
   seats_started(unit);

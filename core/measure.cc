@@ -244,6 +244,11 @@ MetricsSummary Engine::metrics_summary() {
 
   const Lock lock(mutex_);
   const auto now = SteadyClock::now();
+  const auto ago = [&](SteadyTime at) { return std::chrono::duration<double>(now - at).count(); };
+  summary.service.scale_events = scale_events_;
+  if (!scale_records_.empty()) summary.service.last_scale_event = ago(scale_records_.back().at);
+  for (const ScaleRecord& record : scale_records_)
+    summary.scaling.push_back({ago(record.at), record.from, record.to, record.reason});
   for (const auto& unit : units_) {
     if (!unit->wanted && unit->incarnation == 0) continue;  // there never was one
     ReplicaMetrics& replica = summary.replicas[unit->idx];

@@ -136,6 +136,11 @@ std::string MetricsSummary::to_json() const {
     json["replicas"][std::to_string(idx)] = json_of(replica);
   json["endpoints"] = nlohmann::ordered_json::object();
   for (const auto& [name, endpoint] : endpoints) json["endpoints"][name] = json_of(endpoint);
+  json["scaling"] = nlohmann::ordered_json::array();
+  for (const ScaleEvent& event : scaling) {
+    json["scaling"].push_back(
+        {{"ago", event.ago}, {"from", event.from}, {"to", event.to}, {"reason", event.reason}});
+  }
   constexpr auto kReplace = nlohmann::ordered_json::error_handler_t::replace;
   return json.dump(2, ' ', false, kReplace);  // names may hold anything
 }

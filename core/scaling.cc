@@ -3,11 +3,18 @@
 #include <algorithm>
 #include <tuple>
 
+#include "core/autoscaling_options.h"
 #include "core/engine.h"
 #include "core/fork.h"
 #include "core/host.h"
 
 namespace forge::core {
+namespace {
+
+/// Of changes that are remembered.
+constexpr std::size_t kMostRecords = 100;
+
+}  // namespace
 
 std::size_t Engine::wanted() const {
   return static_cast<std::size_t>(
@@ -20,15 +27,14 @@ void Engine::scale(int count) {
   Lock lock(mutex_);
   const auto ended = [&] { return state_ != State::serving; };
   changed_.wait(lock, [&] { return ended() || !rolling_; });
-  const int least = launch_.options.min_replicas.value_or(1);
-  const int most = static_cast<int>(units_.size());
+  const auto [least, most] = replica_bounds(launch_.options);
   if (count < least || count > most) {
     throw InvalidArgument(who + "can have " + std::to_string(least) + " to " +
                           std::to_string(most) + " replicas, not " + std::to_string(count) +
                           "; start it with other min_replicas and max_replicas");
   }
   rolling_ = true;
-  if (!ended()) scale_to(static_cast<std::size_t>(count));
+  if (!ended()) scale_to(static_cast<std::size_t>(count), "asked for");
   const auto settled = [](const auto& unit) {
     return unit->wanted
                ? unit->state == ReplicaState::healthy || unit->state == ReplicaState::quarantined
@@ -53,7 +59,16 @@ void Engine::scale(int count) {
 
 /// Those with the lowest numbers come first. Those go first that serve nobody, then those with the
 /// fewest sessions, then those with the highest numbers.
-void Engine::scale_to(std::size_t count) {
+void Engine::scale_to(std::size_t count, const std::string& reason) {
+  const std::size_t before = wanted();
+  if (count == before) return;
+  const auto now = SteadyClock::now();
+  ++scale_events_;
+  scale_records_.push_back({now, before, count, reason});
+  if (scale_records_.size() > kMostRecords) scale_records_.pop_front();
+  if (autoscaler_) autoscaler_->changed(now);
+  host_->log(LogLevel::info, "service '" + launch_.name + "' goes from " + std::to_string(before) +
+                                 " to " + std::to_string(count) + " replicas: " + reason);
   for (std::size_t i = 0; i < units_.size() && wanted() < count; ++i) {
     if (!units_[i]->wanted) want(*units_[i]);
   }
@@ -72,6 +87,7 @@ void Engine::scale_to(std::size_t count) {
 
 void Engine::want(Unit& unit) {
   unit.wanted = true;
+  unit.arriving = true;
   unit.history = {};
   update_healthy();  // it may not have gone yet; if it is about to, it comes back as after a death
   if (unit.state != ReplicaState::stopped) return;
@@ -137,8 +153,64 @@ void Engine::park(Unit& unit) {
 /// Where all have been sent away, the first request calls one back.
 void Engine::wake_replica() {
   if (waiting_.empty() || state_ != State::serving || wanted() != 0) return;
-  host_->log(LogLevel::info, "service '" + launch_.name + "': a request wakes replica 0");
-  want(*units_.front());
+  scale_to(1, "woken by a request");
+}
+
+// ---- autoscaling
+
+void Engine::autoscale_later() {  // on the watchdog thread
+  host_->watchdog().at(SteadyClock::now() + kScalingPeriod, [weak = weak_from_this()] {
+    if (const auto self = weak.lock()) self->autoscale();
+  });
+}
+
+void Engine::autoscale() {  // on the watchdog thread
+  const ServiceMetrics metrics = this->metrics();
+  {
+    const Lock lock(mutex_);
+    if (state_ != State::serving) return;
+    if (!rolling_) {  // while replicas are replaced, their number stays
+      const ScalingInput input = scaling_input(metrics);
+      const ScalingDecision decision = autoscaler_->decide(input);
+      scale_to(static_cast<std::size_t>(decision.replicas), decision.reason);
+    }
+  }
+  autoscale_later();
+}
+
+ScalingInput Engine::scaling_input(const ServiceMetrics& metrics) const {
+  ScalingInput input;
+  std::size_t waiting = waiting_.size();
+  for (const Forming& forming : forming_) waiting += forming.entries.size();
+  for (const auto& [session, entries] : held_) waiting += entries.size();
+  std::size_t queues = 0;
+  std::size_t running = 0;
+  for (const auto& unit : units_) {
+    queues += queued(*unit);
+    running += active(*unit);
+    if (!unit->wanted) continue;
+    const bool healthy = unit->state == ReplicaState::healthy;
+    ++input.replicas;
+    input.healthy += healthy;
+    input.starting += !healthy && unit->arriving;
+    input.quarantined += unit->state == ReplicaState::quarantined;
+  }
+  const auto [least, most] = replica_bounds(launch_.options);
+  input.min_replicas = least;
+  input.max_replicas = most;
+  input.sessions = metrics.total_sessions;
+  const auto window = launch_.options.autoscaling.look_back;
+  input.queue_depth = metrics.get_avg_queue_depth(window);
+  input.utilization = metrics.get_avg_capacity_utilization(window);
+  input.request_rate = metrics.get_total_request_rate(window);
+  input.recent_rate = metrics.get_total_request_rate(kRecentWindow);
+  const int healthy = std::max(1, input.healthy);
+  const int calls = launch_.options.replica_max_concurrent_requests;
+  input.ongoing = healthy * (input.queue_depth + input.utilization * calls);
+  input.ongoing_now = static_cast<double>(waiting + queues + running);
+  input.queue_depth_now = static_cast<double>(waiting + queues) / healthy;
+  input.now = SteadyClock::now();
+  return input;
 }
 
 }  // namespace forge::core

@@ -144,6 +144,58 @@ TEST_F(Scaling, OneThatDiesWhileItLeavesLosesNothing) {
   EXPECT_EQ(service.replicas().size(), 1U);
 }
 
+TEST_F(Scaling, LoadBringsReplicasAndItsEndTakesThemAway) {
+  const Autoscaling quick{.enabled = true,
+                          .scale_up_queue_depth = 2,
+                          .scale_down_delay = 1s,
+                          .min_time_between_events = 0s,
+                          .scale_up_cooldown = 0s,
+                          .scale_down_cooldown = 0s,
+                          .look_back = 1s};
+  Service service = start({.num_replicas = 1,
+                           .replica_max_concurrent_requests = 1,
+                           .min_replicas = 1,
+                           .max_replicas = 3,
+                           .autoscaling = quick});
+  std::atomic<bool> done{false};
+  std::atomic<std::size_t> failed{0};
+  std::thread client([&] {
+    const auto sleep = service.endpoint<void(std::int64_t)>("sleep_ms");
+    while (!done) {
+      std::vector<Future<void>> futures;
+      for (int i = 0; i < 24; ++i) futures.push_back(sleep.route(10));
+      for (auto& future : futures) failed += !future.result().has_value();
+    }
+  });
+  EXPECT_TRUE(wait_until([&] { return service.get_metrics().healthy_replicas == 3; }, 60s));
+  done = true;
+  client.join();
+  EXPECT_EQ(failed, 0U);
+  EXPECT_TRUE(wait_until([&] { return wanted(service) == 1; }, 60s));
+  const MetricsSummary summary = service.get_metrics_summary();
+  EXPECT_EQ(summary.service.scale_events, summary.scaling.size());
+  ASSERT_GE(summary.scaling.size(), 2U);
+  EXPECT_EQ(summary.scaling.front().from, 1U);
+  EXPECT_EQ(summary.scaling.back().to, 1U);
+  for (const ScaleEvent& event : summary.scaling) EXPECT_NE(event.reason, "");
+  EXPECT_TRUE(summary.service.last_scale_event.has_value());
+}
+
+TEST_F(Scaling, IdlenessTakesTheLastReplicaAndARequestBringsItBack) {
+  Service service = start({.num_replicas = 1,
+                           .min_replicas = 0,
+                           .max_replicas = 2,
+                           .autoscaling = {.enabled = true,
+                                           .scale_down_delay = 1s,
+                                           .min_time_between_events = 0s,
+                                           .scale_up_cooldown = 0s,
+                                           .scale_down_cooldown = 0s,
+                                           .look_back = 1s}});
+  EXPECT_TRUE(wait_until([&] { return service.replicas().empty(); }, 60s));
+  EXPECT_EQ(service.endpoint<Echo>("echo").route(7).get(), 7);
+  EXPECT_EQ(service.get_metrics_summary().scaling.back().reason, "woken by a request");
+}
+
 TEST_F(Scaling, ReplicasThatRestAreNotReplaced) {
   Service service = start({.num_replicas = 1, .max_replicas = 2});
   service.scale(2);

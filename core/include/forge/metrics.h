@@ -81,14 +81,23 @@ struct ServiceSummary {
   double avg_queue_depth = 0;     ///< per replica
   double avg_capacity_utilization = 0;
   double sessions_per_replica = 0;
-  std::optional<double> last_scale_event;  ///< seconds ago; none until services scale
+  std::optional<double> last_scale_event;  ///< seconds ago; none if it never scaled
   std::uint64_t scale_events = 0;
+};
+
+/// A change of the number of replicas.
+struct ScaleEvent {
+  double ago = 0;  ///< seconds
+  std::size_t from = 0;
+  std::size_t to = 0;
+  std::string reason;
 };
 
 struct MetricsSummary {
   ServiceSummary service;
   std::map<std::size_t, ReplicaMetrics> replicas;    ///< by idx
   std::map<std::string, EndpointMetrics> endpoints;  ///< by name
+  std::vector<ScaleEvent> scaling;                   ///< the last hundred, oldest first
 
   /// The names above. Histograms become count, mean, p50, p99, max.
   std::string to_json() const;
