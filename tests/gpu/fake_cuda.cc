@@ -370,6 +370,7 @@ cudaError_t cudaMemcpyAsync(void* to, const void* from, std::size_t size, cudaMe
   return copy(to, from, size, kind == cudaMemcpyDeviceToHost, kind == cudaMemcpyHostToDevice,
               stream);
 }
+#if CUDART_VERSION >= 12080
 #if CUDART_VERSION >= 13000
 cudaError_t cudaMemcpyBatchAsync(void* const* to, const void* const* from, const std::size_t* sizes,
                                  std::size_t count, cudaMemcpyAttributes* attributes,
@@ -389,6 +390,7 @@ cudaError_t cudaMemcpyBatchAsync(void** to, void** from, std::size_t* sizes, std
   }
   return cudaSuccess;
 }
+#endif
 
 // ---- events
 

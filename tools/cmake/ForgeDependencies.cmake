@@ -60,15 +60,25 @@ if(NOT FORGE_CUDA STREQUAL "OFF")
     # Sanitizers and fuzzers look at the host's code; what has CUDA in it is left out there.
     if(NOT FORGE_SANITIZE AND NOT FORGE_FUZZ)
       if(NOT CMAKE_CUDA_COMPILER AND NOT DEFINED ENV{CUDACXX})
-        set(CMAKE_CUDA_COMPILER "${CUDAToolkit_NVCC_EXECUTABLE}")
+        set(ENV{CUDACXX} "${CUDAToolkit_NVCC_EXECUTABLE}")
       endif()
-      enable_language(CUDA)
-      if(NOT CMAKE_CUDA20_STANDARD_COMPILE_OPTION)  # CMake 3.25 does not know it
-        set(CMAKE_CUDA20_STANDARD_COMPILE_OPTION "-std=c++20")
-        set(CMAKE_CUDA20_EXTENSION_COMPILE_OPTION "-std=c++20")
+      include(CheckLanguage)
+      check_language(CUDA)
+      if(CMAKE_CUDA_COMPILER AND CUDAToolkit_VERSION VERSION_GREATER_EQUAL 12.0)  # C++20
+        set(FORGE_BUILD_CUDA ON)
+        enable_language(CUDA)
+        if(NOT CMAKE_CUDA20_STANDARD_COMPILE_OPTION)  # CMake 3.25 does not know it
+          set(CMAKE_CUDA20_STANDARD_COMPILE_OPTION "-std=c++20")
+          set(CMAKE_CUDA20_EXTENSION_COMPILE_OPTION "-std=c++20")
+        endif()
+        set(CMAKE_CUDA_STANDARD 20)
+      elseif(FORGE_CUDA STREQUAL "AUTO")
+        message(STATUS "forge: its compiler does not work or is older than 12.0, "
+                       "building for the host only")
+      else()
+        message(FATAL_ERROR "FORGE_CUDA=ON, but the CUDA compiler does not work or is older than "
+                            "12.0. Install a newer toolkit, or use FORGE_CUDA=OFF")
       endif()
-      set(CMAKE_CUDA_STANDARD 20)
-      set(FORGE_BUILD_CUDA ON)
     endif()
   elseif(FORGE_CUDA STREQUAL "AUTO")
     message(STATUS "forge: no CUDA toolkit, building for the host only")
