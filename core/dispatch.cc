@@ -117,7 +117,7 @@ void Engine::queue_up(replicas::Entry& entry, Unit& unit) {
 bool Engine::can_send(const replicas::Entry& entry, Unit& unit, std::size_t count) const {
   if (unit.state != ReplicaState::healthy && entry.slot.kind != shm::RequestKind::setup)
     return false;
-  if (interleaves_ && wants_solitude(entry, unit)) return false;
+  if (overlaps_ && wants_solitude(entry, unit)) return false;
   if (procs_ > 1 && !unit.in_flight.empty() && unit.in_flight.size() + count > kLockstepWindow)
     return false;
   if (entry.rank != replicas::kAllRanks) return unit.life->ranks[entry.rank].channel->has_room();
@@ -128,7 +128,7 @@ bool Engine::can_send(const replicas::Entry& entry, Unit& unit, std::size_t coun
 }
 
 /// A call that may have killed a worker runs by itself, so that its next death is nobody else's. Where
-/// calls do not interleave, each does.
+/// calls do not overlap, each does.
 bool Engine::wants_solitude(const replicas::Entry& entry, const Unit& unit) const {
   return !unit.in_flight.empty() && (entry.deaths != 0 || unit.in_flight.front().deaths != 0);
 }

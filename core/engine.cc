@@ -45,6 +45,10 @@ Result<std::shared_ptr<Engine>> Engine::create(std::shared_ptr<Host> host, Launc
         engine->procs_ == 1 &&
         std::any_of(engine->actor_->endpoints.begin(), engine->actor_->endpoints.end(),
                     [](const auto& endpoint) { return endpoint.coroutine; });
+    // With a device the next call starts while the last one's results are on their way out; their
+    // answers come in order.
+    engine->overlaps_ =
+        engine->interleaves_ || (engine->procs_ == 1 && engine->launch_.options.with_gpus);
     for (const auto& endpoint : engine->actor_->endpoints) {
       if (const auto& limit = endpoint.options.exec_timeout) {
         engine->pulse_period_ = std::min(

@@ -480,6 +480,7 @@ class Engine final : public detail::Driver, public std::enable_shared_from_this<
   std::vector<Unit*> stale_;                        // [lock] see Unit::stale
   std::vector<std::shared_ptr<Router>> routers_;    // [lock] by endpoint
   Sessions sessions_;                               // [lock]
+  bool overlaps_ = false;     // several calls are started at once in one of this service's workers
   bool interleaves_ = false;  // calls do, in this service's workers: a session's must not
   /// Of sessions with a call out, the calls behind it; where calls do not interleave, only while a
   /// session's state is being brought back.

@@ -2,6 +2,7 @@
 #include <forge/error.h>
 #include <forge/task.h>
 
+#include <string>
 #include <utility>
 
 namespace forge {
@@ -21,6 +22,23 @@ Group& Context::group() const {
   throw NotSupported(
       "forge::context().group(): there are no other ranks here; only workers have a group");
 }
+
+Tensor Context::to_device(const Tensor& tensor) { return tensor; }
+
+Tensor Context::to_host(const Tensor& tensor) {
+  if (tensor.device() < 0) return tensor;
+  throw InvalidArgument(
+      "forge::context().to_host(): this worker has no device, but the tensor is on "
+      "device " +
+      std::to_string(tensor.device()) +
+      "; start the service with with_gpus, or copy with the library that made it");
+}
+
+Tensor Context::allocate_on_device(DType dtype, std::span<const std::int64_t> shape) {
+  return Tensor(dtype, {shape.begin(), shape.end()});
+}
+
+detail::DeviceWork* Context::device_work() { return nullptr; }
 
 Context& context() {
   Context* const current = detail::scope().context;

@@ -43,7 +43,20 @@ std::optional<std::uint64_t> AnswerPool::take(std::size_t size) {
 
 bool AnswerPool::reserve(std::size_t bytes) {
   refused_ = !file_.reserve(shm::kAnswersOffset + bytes);
-  return !refused_;
+  if (refused_) return false;
+  // Whole pages: what is pinned must not share one with what is pinned next.
+  const std::size_t end = std::min(shm::page_up(bytes), capacity());
+  if (pin_ && end > reserved_) {
+    pin_({file_.data() + shm::kAnswersOffset + reserved_, end - reserved_});
+  }
+  reserved_ = std::max(reserved_, end);
+  return true;
+}
+
+void AnswerPool::pin_with(std::function<void(std::span<const std::byte>)> pin) {
+  const std::lock_guard lock(mutex_);
+  pin_ = std::move(pin);
+  if (reserved_ != 0) pin_({file_.data() + shm::kAnswersOffset, reserved_});
 }
 
 void AnswerPool::give_back(std::uint64_t offset) {
@@ -72,17 +85,7 @@ void AnswerPool::write(detail::Writer& answer, shm::ResponseSlot& slot) {
   const std::size_t size = answer.block_size();
   collect();
   const auto block = take(size);
-  if (!block) {
-    const std::string text = "an answer of " + std::to_string(size) + " bytes ";
-    if (size > capacity() / 2)
-      throw PayloadTooLarge(text + "does not fit the worker's answer memory of " +
-                            std::to_string(capacity()) + "; raise arena_bytes");
-    if (refused_)
-      throw Unavailable(text +
-                        "found no shared memory left in the system; free some or raise its limit");
-    throw Backpressure(text + "found the worker's answer memory of " + std::to_string(capacity()) +
-                       " full of answers still in use; drop them or raise arena_bytes");
-  }
+  if (!block) throw_no_room(size);
   answer.write_to(file_.data() + *block);
   slot.block = *block;
   slot.block_size = size;
@@ -93,6 +96,32 @@ void AnswerPool::write(detail::Writer& answer, shm::ResponseSlot& slot) {
   } else if (pool_->used() > capacity() / 4 * 3) {
     slot.flags |= shm::kCopyOut;
   }
+}
+
+void AnswerPool::throw_no_room(std::size_t size) const {
+  const std::string text = "an answer of " + std::to_string(size) + " bytes ";
+  if (size > capacity() / 2)
+    throw PayloadTooLarge(text + "does not fit the worker's answer memory of " +
+                          std::to_string(capacity()) + "; raise arena_bytes");
+  if (refused_)
+    throw Unavailable(text +
+                      "found no shared memory left in the system; free some or raise its limit");
+  throw Backpressure(text + "found the worker's answer memory of " + std::to_string(capacity()) +
+                     " full of answers still in use; drop them or raise arena_bytes");
+}
+
+void AnswerPool::discard(const shm::ResponseSlot& slot) {
+  if (slot.block == 0) return;
+  give_back(slot.block);
+  residents_.erase(slot.block);
+}
+
+Tensor AnswerPool::allocate_here(DType dtype, std::span<const std::int64_t> shape) {
+  const std::size_t bytes = detail::byte_size(dtype, shape);
+  collect();
+  const auto offset = take(bytes);
+  if (!offset) throw_no_room(bytes);
+  return Tensor::adopt(std::make_shared<Storage>(*this, *offset, bytes), dtype, shape);
 }
 
 Tensor AnswerPool::allocate(DType dtype, std::span<const std::int64_t> shape) {

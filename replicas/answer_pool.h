@@ -5,6 +5,7 @@
 #include <forge/tensor.h>
 #include <forge/wire.h>
 
+#include <functional>
 #include <memory>
 #include <mutex>
 #include <optional>
@@ -31,6 +32,14 @@ class AnswerPool {
 
   /// A tensor in answer memory; in plain memory if there is no room.
   Tensor allocate(DType dtype, std::span<const std::int64_t> shape);
+  /// The same, but throws like write() if there is no room.
+  Tensor allocate_here(DType dtype, std::span<const std::int64_t> shape);
+
+  /// Takes back what write() has put into a slot that was not published.
+  void discard(const shm::ResponseSlot& slot);
+
+  /// Calls `pin` with all memory that is in use, each part once, and with more as it grows.
+  void pin_with(std::function<void(std::span<const std::byte>)> pin);
 
   /// Takes back what the controller has released.
   void collect();
@@ -43,6 +52,7 @@ class AnswerPool {
   std::optional<std::uint64_t> take(std::size_t size);
   bool reserve(std::size_t bytes);
   void give_back(std::uint64_t offset);
+  [[noreturn]] void throw_no_room(std::size_t size) const;
   std::size_t capacity() const { return file_.size() - shm::kAnswersOffset; }
 
   shm::Segment& file_;
@@ -51,6 +61,8 @@ class AnswerPool {
   std::optional<shm::BlockPool>
       pool_;              // made when first needed: many actors never answer more than fits a slot
   bool refused_ = false;  // the system had no memory, when it was last asked
+  std::function<void(std::span<const std::byte>)> pin_;  // under mutex_, as is the next
+  std::size_t reserved_ = 0;
   std::unordered_map<std::uint64_t, std::vector<Tensor>>
       residents_;  // tensors that answers on loan refer to, by block
 };

@@ -1,6 +1,8 @@
 #include "replicas/execution.h"
 
 #include <algorithm>
+#include <string>
+#include <utility>
 
 #include "shm/clock.h"
 #include "shm/failpoint.h"
@@ -35,7 +37,7 @@ bool Execution::run() {
   const shm::RequestSlot& first = live_.front();
   flight_ = place_.flight.begin(first, live_.size());
   failed_ = false;
-  while (sources_.size() < live_.size()) sources_.emplace_back(place_.arena);
+  while (sources_.size() < live_.size()) add_source();
   deadline_ns_ = first.deadline_ns;
   started_ns_ = 0;
   for (std::size_t i = 0; i < live_.size(); ++i) {
@@ -47,8 +49,12 @@ bool Execution::run() {
   }
   if (first.session != 0) sess_id_ = readers_.front().string();  // as the controller wrote it
   place_.group.begin(first.lockstep);
-  ended_ = wants_restart_ = false;
+  ended_ = wants_restart_ = touched_ = joined_ = false;
   call_.emplace(detail::Invocation{readers_, place_.writer, *this});
+  if (place_.lane != nullptr) {
+    call_->gate = this;
+    held_.reserve(live_.size());  // answers_ points there
+  }
   const detail::ScopeGuard guard({this, detail::scope().loop, nullptr});
   FORGE_FAILPOINT(entered);
   place_.host->invoke(first.endpoint, *call_);
@@ -57,10 +63,13 @@ bool Execution::run() {
 
 void Execution::finish() {
   if (!live_.empty()) place_.flight.end(flight_, failed_);
+  kept_.clear();  // first, so that they do not count as kept by the actor
   for (std::size_t i = 0; i < std::max<std::size_t>(live_.size(), 1); ++i) sources_[i].end();
   live_.clear();
   readers_.clear();
   answers_.clear();
+  held_.clear();
+  mark_.reset();
   sess_id_.clear();
   call_.reset();
   given_ = 0;
@@ -76,6 +85,9 @@ bool Execution::cancelled() const {
 // ---- answers
 
 shm::ResponseSlot& Execution::next_slot() {
+  if (place_.lane != nullptr) {
+    return *answers_.emplace_back(&held_.emplace_back(Outbox::prepare(live_[given_++])));
+  }
   return *answers_.emplace_back(&place_.outbox.claim(live_[given_++]));
 }
 
@@ -95,12 +107,111 @@ void Execution::ended() noexcept {
     if (live_.size() > 1) slot.flags |= shm::kBatchFailed;
     place_.outbox.error(slot, place_.writer, code);
   }
-  if (started_ns_ != 0) {
-    const std::int64_t now = shm::now_ns();
-    for (shm::ResponseSlot* slot : answers_) shm::write_stamp(*slot, {started_ns_, now});
+  if (place_.lane != nullptr) {
+    end_on_device(code);
+  } else {
+    stamp();
   }
   ended_ = true;
   FORGE_FAILPOINT(ended);
+}
+
+void Execution::stamp() {
+  if (started_ns_ == 0) return;
+  const std::int64_t now = shm::now_ns();
+  for (shm::ResponseSlot* slot : answers_) shm::write_stamp(*slot, {started_ns_, now});
+}
+
+// ---- on a device
+
+void* Execution::stream() const {
+  if (place_.lane == nullptr) return Context::stream();
+  touched_ = true;
+  return place_.lane->stream();
+}
+
+detail::DeviceWork* Execution::device_work() {
+  touched_ = true;
+  return place_.lane;
+}
+
+Tensor Execution::allocate_on_device(DType dtype, std::span<const std::int64_t> shape) {
+  if (place_.lane == nullptr) return Tensor(dtype, {shape.begin(), shape.end()});
+  touched_ = true;
+  return place_.lane->allocate(dtype, shape);
+}
+
+Tensor Execution::to_device(const Tensor& tensor) {
+  if (place_.lane == nullptr || tensor.device() >= 0) return tensor;
+  touched_ = true;
+  Tensor copy = place_.lane->copy_of(tensor);
+  if (live_.empty()) {  // setup(): nobody would keep it
+    place_.lane->synchronize();
+  } else {
+    kept_.push_back(tensor);
+  }
+  return copy;
+}
+
+Tensor Execution::to_host(const Tensor& tensor) {
+  if (place_.lane == nullptr || tensor.device() < 0) return Context::to_host(tensor);
+  touched_ = true;
+  Tensor host = allocate_response(tensor.dtype(), tensor.shape());
+  place_.lane->copy_back(tensor, host.span<std::byte>());
+  return host;
+}
+
+void Execution::arrive() {
+  arrivals_.clear();
+  for (std::size_t i = 0; i < live_.size(); ++i) sources_[i].arrivals(arrivals_);
+  if (arrivals_.empty()) return;
+  touched_ = true;
+  place_.lane->bring(arrivals_);
+}
+
+void Execution::join_out() {
+  if (std::exchange(joined_, true)) return;
+  place_.lane->join();
+}
+
+Tensor Execution::leave(const Tensor& tensor) {
+  if (tensor.device() < 0) return tensor;
+  if (tensor.device() != place_.lane->ordinal()) {
+    throw InvalidArgument("a result lies on device " + std::to_string(tensor.device()) +
+                          ", which is not this worker's: here that is device " +
+                          std::to_string(place_.lane->ordinal()) + ", the only one there is");
+  }
+  touched_ = true;
+  join_out();
+  Tensor host = place_.outbox.answers().allocate_here(tensor.dtype(), tensor.shape());
+  kept_.push_back(host);  // whatever becomes of the answer, the copy writes there
+  if (!place_.lane->keeps(tensor)) kept_.push_back(tensor);
+  place_.lane->send(tensor, host.span<std::byte>());
+  return host;
+}
+
+/// A call that has failed may have done so because of what it put in before: the mark finds out.
+void Execution::end_on_device(ErrorCode code) noexcept {
+  if (!touched_ && code == ErrorCode::ok) return;
+  for (std::size_t i = 0; i < live_.size(); ++i) sources_[i].let_go();
+  mark_ = place_.lane->mark(std::exchange(joined_, true));
+}
+
+void Execution::hand_over() {
+  if (mark_) {
+    if (!mark_->failure.ok()) fail_all(mark_->failure);
+    place_.lane->close(std::move(*mark_));
+  }
+  stamp();
+  for (const shm::ResponseSlot& slot : held_) place_.outbox.send(slot);
+}
+
+void Execution::fail_all(const Status& status) {
+  for (shm::ResponseSlot& slot : held_) {
+    if (slot.kind != shm::ResponseKind::value) continue;
+    place_.outbox.answers().discard(slot);
+    place_.outbox.error(slot, place_.writer, *make_error(status));
+  }
 }
 
 }  // namespace forge::replicas

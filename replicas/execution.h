@@ -1,6 +1,9 @@
 // Execution: one call of the actor's method, for one request or for a batch of them. It lives from
 // the moment the method is entered until all answers have been given, and is what context() shows
 // meanwhile. Pooled: a worker has as many as calls run at once.
+//
+// In a worker with a device it lives on until the device has done what the call put in: its answers
+// are written when the method ends, and leave() gives them to the ring when they are complete.
 #pragma once
 
 #include <forge/actor.h>
@@ -9,12 +12,14 @@
 #include <forge/wire.h>
 
 #include <deque>
+#include <memory>
 #include <optional>
 #include <string>
 #include <vector>
 
 #include "gpu/backend.h"
 #include "replicas/actor_host.h"
+#include "replicas/device_lane.h"
 #include "replicas/flight.h"
 #include "replicas/outbox.h"
 #include "replicas/rank_group.h"
@@ -32,6 +37,7 @@ struct Workplace {
   RankGroup& group;
   const gpu::Backend& backend;
   FlightRecorder& flight;
+  DeviceLane* lane = nullptr;  ///< null: no device
   ActorHost* host = nullptr;
 
   const shm::ArenaHeader& arena_header() const {
@@ -39,9 +45,9 @@ struct Workplace {
   }
 };
 
-class Execution final : public Context, private detail::ResultSink {
+class Execution final : public Context, private detail::ResultSink, private detail::TensorGate {
  public:
-  explicit Execution(const Workplace& place) : place_(place) { sources_.emplace_back(place.arena); }
+  explicit Execution(const Workplace& place) : place_(place) { add_source(); }
   Execution(const Execution&) = delete;
   Execution& operator=(const Execution&) = delete;
 
@@ -54,6 +60,17 @@ class Execution final : public Context, private detail::ResultSink {
   void finish();
 
   bool ended_now() const { return ended_; }
+
+  // With a device, between the end and finish():
+
+  /// Whether the device has done all of it.
+  bool complete() noexcept { return !mark_ || place_.lane->passed(*mark_); }
+  void wait() noexcept {
+    if (mark_) place_.lane->wait(*mark_);
+  }
+  /// Gives the answers to the ring. Precondition: complete().
+  void hand_over();
+
   /// An endpoint that wants it has failed: the worker is to be replaced.
   bool wants_restart() const { return wants_restart_; }
 
@@ -68,27 +85,42 @@ class Execution final : public Context, private detail::ResultSink {
   }
   const std::string& sess_id() const override { return sess_id_; }
   int device() const override { return place_.backend.device().ordinal; }
+  void* stream() const override;
   Group& group() const override { return place_.group.get(); }
   std::size_t batch_size() const override { return live_.empty() ? 1 : live_.size(); }
   bool cancelled() const override;
+  Tensor to_device(const Tensor& tensor) override;
+  Tensor to_host(const Tensor& tensor) override;
 
  private:
+  void add_source() { sources_.emplace_back(place_.arena, place_.lane != nullptr); }
   const shm::WorkerIdentity& identity() const { return place_.requests.identity; }
   Tensor allocate_response(DType dtype, std::span<const std::int64_t> shape) override {
     return place_.outbox.answers().allocate(dtype, shape);
   }
+  Tensor allocate_on_device(DType dtype, std::span<const std::int64_t> shape) override;
+  detail::DeviceWork* device_work() override;
+
+  // TensorGate
+  void arrive() override;
+  Tensor leave(const Tensor& tensor) override;
+  void join_out();
+  void end_on_device(ErrorCode code) noexcept;
+  void fail_all(const Status& status);
 
   // ResultSink
   void value(detail::Writer& out) override;
   void error(const Error& error) override;
   void ended() noexcept override;
   shm::ResponseSlot& next_slot();
+  void stamp();
   bool is_late(const shm::RequestSlot& request) const;
 
   const Workplace& place_;
   std::vector<shm::RequestSlot> live_;  // those that are run
   std::size_t given_ = 0;               // of them, how many have been answered
   std::vector<shm::ResponseSlot*> answers_;
+  std::vector<shm::ResponseSlot> held_;  // with a device: they wait here, outside of the ring
   std::vector<detail::Reader> readers_;  // as many as are live
   std::deque<RequestSource> sources_;    // at least as many; only grows
   std::optional<detail::Invocation> call_;
@@ -99,6 +131,13 @@ class Execution final : public Context, private detail::ResultSink {
   bool failed_ = false;
   bool ended_ = true;
   bool wants_restart_ = false;
+
+  // With a device.
+  std::vector<Arrival*> arrivals_;        // of arrive(); kept for its memory
+  std::vector<Tensor> kept_;              // that copies under way read or write
+  std::optional<DeviceLane::Mark> mark_;  // behind all of the call
+  mutable bool touched_ = false;          // it may have put something in
+  bool joined_ = false;                   // out waits for what compute was given
 };
 
 }  // namespace forge::replicas

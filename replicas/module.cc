@@ -113,6 +113,12 @@ Tensor row(const Tensor& stacked, std::size_t index) {
 
 }  // namespace detail
 
+namespace {
+const std::byte* begin_of(const Tensor& tensor) {
+  return tensor.storage() ? tensor.storage()->data + tensor.byte_offset() : nullptr;
+}
+}  // namespace
+
 Tensor stack(std::span<const Tensor> tensors) {
   if (tensors.empty()) throw InvalidArgument("there is no tensor to stack");
   const Tensor& first = tensors.front();
@@ -124,12 +130,13 @@ Tensor stack(std::span<const Tensor> tensors) {
   const std::size_t row_bytes = first.byte_count();
   for (std::size_t i = 0; i < tensors.size(); ++i) {
     const Tensor& tensor = tensors[i];
-    if (tensor.dtype() != first.dtype() || !std::ranges::equal(tensor.shape(), first.shape())) {
+    if (tensor.dtype() != first.dtype() || tensor.device() != first.device() ||
+        !std::ranges::equal(tensor.shape(), first.shape())) {
       throw InvalidArgument(
-          "the tensors of a batch differ in dtype or shape and cannot be stacked; send equal ones, "
-          "or take a std::vector<forge::Tensor>");
+          "the tensors of a batch differ in dtype or shape, or in the device they lie on, and "
+          "cannot be stacked; send equal ones, or take a std::vector<forge::Tensor>");
     }
-    adjoin = adjoin && tensor.bytes().data() == first.bytes().data() + i * row_bytes;
+    adjoin = adjoin && begin_of(tensor) == begin_of(first) + i * row_bytes;
   }
   std::vector<std::int64_t> shape{static_cast<std::int64_t>(tensors.size())};
   shape.insert(shape.end(), first.shape().begin(), first.shape().end());
@@ -139,6 +146,12 @@ Tensor stack(std::span<const Tensor> tensors) {
     const auto storage =
         end <= first.storage()->size ? first.storage() : first.storage()->widened(end);
     if (storage) return Tensor::adopt(storage, first.dtype(), shape, offset);
+  }
+  if (first.storage() != nullptr) {
+    std::vector<std::span<const std::byte>> pieces;
+    for (const Tensor& tensor : tensors) pieces.emplace_back(begin_of(tensor), row_bytes);
+    if (const auto joined = first.storage()->joined(pieces))
+      return Tensor::adopt(joined, first.dtype(), shape);
   }
   detail::copied.fetch_add(tensors.size(), std::memory_order_relaxed);
   Tensor stacked(first.dtype(), shape);

@@ -23,19 +23,34 @@ Status in_few_words(ErrorCode code) {
   }
 }
 
+void address(shm::ResponseSlot& slot, const shm::RequestSlot& request) {
+  slot.id = request.id;
+  slot.attempt = request.attempt;
+  slot.kind = shm::ResponseKind::value;
+  slot.flags = 0;
+  slot.block = 0;
+  slot.head_size = 0;
+}
+
 }  // namespace
 
-shm::ResponseSlot& Outbox::claim(const shm::RequestSlot& request) {
+shm::ResponseSlot& Outbox::next() {
   shm::ResponseSlot* slot = ring_.try_claim();
   if (slot == nullptr) std::abort();
   ring_.stage();
-  slot->id = request.id;
-  slot->attempt = request.attempt;
-  slot->kind = shm::ResponseKind::value;
-  slot->flags = 0;
-  slot->block = 0;
-  slot->head_size = 0;
   return *slot;
+}
+
+shm::ResponseSlot& Outbox::claim(const shm::RequestSlot& request) {
+  shm::ResponseSlot& slot = next();
+  address(slot, request);
+  return slot;
+}
+
+shm::ResponseSlot Outbox::prepare(const shm::RequestSlot& request) {
+  shm::ResponseSlot slot{};
+  address(slot, request);
+  return slot;
 }
 
 void Outbox::value(shm::ResponseSlot& slot, detail::Writer& out) {

@@ -20,6 +20,9 @@ class Outbox {
   /// The next slot, staged, as the answer to this request. The controller has at most as many calls
   /// out as the ring has slots.
   shm::ResponseSlot& claim(const shm::RequestSlot& request);
+  /// A slot outside of the ring as the answer to this request; `send` moves it there.
+  static shm::ResponseSlot prepare(const shm::RequestSlot& request);
+  void send(const shm::ResponseSlot& slot) { next() = slot; }
 
   /// What the writer holds, as the slot's value. What does not fit becomes an error.
   void value(shm::ResponseSlot& slot, detail::Writer& out);
@@ -35,6 +38,8 @@ class Outbox {
   AnswerPool& answers() { return answers_; }
 
  private:
+  shm::ResponseSlot& next();
+
   shm::RingProducer<shm::ResponseSlot>& ring_;
   AnswerPool& answers_;
 };

@@ -1,5 +1,6 @@
 #include "replicas/worker.h"
 
+#include <fcntl.h>
 #include <forge/actor.h>
 #include <forge/payload.h>
 #include <sys/eventfd.h>
@@ -10,16 +11,19 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <deque>
 #include <memory>
 #include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
 
+#include "gpu/backend_loader.h"
 #include "gpu/host_backend.h"
 #include "replicas/actor_host.h"
 #include "replicas/affinity.h"
 #include "replicas/answer_pool.h"
+#include "replicas/device_lane.h"
 #include "replicas/event_loop.h"
 #include "replicas/execution.h"
 #include "replicas/flight.h"
@@ -28,6 +32,7 @@
 #include "replicas/plugin_loader.h"
 #include "replicas/process.h"
 #include "replicas/rank_group.h"
+#include "shm/clock.h"
 #include "shm/control_file.h"
 #include "shm/doorbell.h"
 #include "shm/failpoint.h"
@@ -40,7 +45,7 @@ namespace {
 class Worker {
  public:
   Worker(shm::Segment requests, shm::Segment responses, shm::Segment arena,
-         std::vector<shm::Segment> group_files);
+         std::vector<shm::Segment> group_files, Result<std::unique_ptr<gpu::Backend>> backend);
   int run();
 
  private:
@@ -48,25 +53,34 @@ class Worker {
     executions_.push_back(std::make_unique<Execution>(place_));
     idle_.push_back(executions_.back().get());
   }
-  bool has_place() const { return active_.size() < in_->identity.calls; }
+  bool has_place() const { return active_.size() + leaving_.size() < in_->identity.calls; }
   bool step();
   bool take(std::uint32_t count, std::uint64_t position);
   bool set_up(const shm::RequestSlot& request);
   bool set_up(detail::Reader& reader, shm::ResponseSlot& slot);
   void write_status(shm::ResponseSlot& slot, const Status& status);
   bool resume();
+  void open_lane();
+  [[noreturn]] void device_lost(const Status& status);
+  bool watch_device(bool& busy);
+  bool hand_over_complete();
+  void hand_over_all();
+  bool waits_for_device() const {
+    return lane_ != nullptr && (!leaving_.empty() || lane_->has_waiting());
+  }
   bool publish(bool restart, std::uint32_t taken);
   void ring_controller();
   bool anything_to_do() {
     return (has_place() && requests_.ready()) || (!active_.empty() && loop_.ready());
   }
   void park();
+  std::optional<EventLoop::Time> wake_at() const;
 
   shm::Segment request_file_;
   shm::Segment response_file_;
   shm::Segment arena_;
+  Status no_device_;  // why there is none, if there should be
   const std::unique_ptr<gpu::Backend> backend_;
-  const std::unique_ptr<gpu::PinnedRegion> pinned_arena_;  // as long as the arena is mapped
   const shm::RequestFile* in_;
   shm::ResponseFile* out_;
   shm::RingConsumer<shm::RequestSlot> requests_;
@@ -74,6 +88,7 @@ class Worker {
   AnswerPool answers_;
   Outbox outbox_;
   FlightRecorder flight_;
+  std::unique_ptr<DeviceLane> lane_;  // null: no device
   RankGroup group_;
   std::optional<ActorHost> host_;  // after the memory its tensors lie in
   detail::Writer writer_;
@@ -81,18 +96,20 @@ class Worker {
   EventLoop loop_;
   std::vector<std::unique_ptr<Execution>> executions_;  // all of them
   std::vector<Execution*> idle_;
-  std::vector<Execution*> active_;  // coroutines that wait
+  std::vector<Execution*> active_;   // coroutines that wait
+  std::deque<Execution*> leaving_;   // ended; the device has not, or not with those before them
+  std::int64_t device_busy_ns_ = 0;  // since when it has worked on the first of what we wait for
   std::uint64_t beats_ = 0;
   std::uint32_t rung_ = 0;  // the controller's parking we have rung for
 };
 
 Worker::Worker(shm::Segment requests, shm::Segment responses, shm::Segment arena,
-               std::vector<shm::Segment> group_files)
+               std::vector<shm::Segment> group_files, Result<std::unique_ptr<gpu::Backend>> backend)
     : request_file_(std::move(requests)),
       response_file_(std::move(responses)),
       arena_(std::move(arena)),
-      backend_(gpu::make_host_backend()),
-      pinned_arena_(backend_->pin({arena_.data(), arena_.size()}).value()),
+      no_device_(backend ? Status() : to_status(backend.error())),
+      backend_(backend && *backend ? std::move(*backend) : gpu::make_host_backend()),
       in_(reinterpret_cast<const shm::RequestFile*>(request_file_.data())),
       out_(reinterpret_cast<shm::ResponseFile*>(response_file_.data())),
       requests_(in_->requests, shm::kWindow, in_->requests_tail, out_->requests_head),
@@ -103,7 +120,24 @@ Worker::Worker(shm::Segment requests, shm::Segment responses, shm::Segment arena
       group_(std::move(group_files), in_->identity, in_->header.incarnation),
       place_{*in_, arena_, outbox_, writer_, group_, *backend_, flight_} {
   out_->header = shm::make_header(response_file_.size(), in_->header.incarnation);
+  if (backend_->device().ordinal >= 0) open_lane();
   add_execution();
+}
+
+void Worker::open_lane() {
+  auto lane = DeviceLane::create(*backend_, [this](const Status& status) { device_lost(status); });
+  if (!lane) {
+    no_device_ = to_status(lane.error());
+    return;
+  }
+  lane_ = std::move(*lane);
+  place_.lane = lane_.get();
+  lane_->pin({arena_.data(), arena_.size()},
+             {.read_only = backend_->device().pins_read_only, .file = arena_.fd()});
+  if (arena_.fd() >= 0) {
+    if (const Status status = arena_.protect(); !status.ok()) no_device_ = status;
+  }
+  answers_.pin_with([this](std::span<const std::byte> memory) { lane_->pin(memory, {}); });
 }
 
 int Worker::run() {
@@ -120,19 +154,22 @@ int Worker::run() {
       go_on = resume() && go_on;
       busy = true;
     }
+    if (lane_ != nullptr) go_on = watch_device(busy) && go_on;
     if (busy) {
       out_->heartbeat.store(++beats_, std::memory_order_relaxed);
       spinner.reset();
     } else if (!spinner.keep_spinning()) {
       answers_.collect();
       park();
-      spinner.reset();
+      // While the device works, one look behind each nap is enough.
+      if (!waits_for_device()) spinner.reset();
     }
     if (requests_.corrupt()) {
       out_->exit_reason.store(shm::ExitReason::bad_layout, std::memory_order_relaxed);
       return 1;
     }
   }
+  hand_over_all();
   if (active_.empty()) host_.reset();  // what waits refers to it
   return out_->exit_reason.load(std::memory_order_relaxed) == shm::ExitReason::stopped ? 0 : 1;
 }
@@ -166,13 +203,18 @@ bool Worker::take(std::uint32_t count, std::uint64_t position) {
   if (execution.has_work())
     out_->started.position.store(position + count, std::memory_order_relaxed);
   FORGE_FAILPOINT(started);
-  if (execution.run()) {
+  const bool ended = execution.run();
+  if (ended && (lane_ == nullptr || !execution.has_work())) {
     execution.finish();
     return publish(execution.wants_restart(), count);
   }
   FORGE_FAILPOINT(suspended);
   idle_.pop_back();
-  active_.push_back(&execution);
+  if (ended) {
+    leaving_.push_back(&execution);
+  } else {
+    active_.push_back(&execution);
+  }
   if (!all) return publish(false, count);  // those that are late do not wait for the others
   requests_.pop(count);
   return true;
@@ -184,12 +226,62 @@ bool Worker::resume() {
   const auto ended = [&](Execution* execution) {
     if (!execution->ended_now()) return false;
     FORGE_FAILPOINT(resumed);
+    if (lane_ != nullptr) return leaving_.push_back(execution), true;
     execution->finish();
     restart = restart || execution->wants_restart();
     idle_.push_back(execution);
     return true;
   };
-  return std::erase_if(active_, ended) == 0 || publish(restart, 0);
+  return std::erase_if(active_, ended) == 0 || lane_ != nullptr || publish(restart, 0);
+}
+
+// ---- on a device
+
+/// Coroutines that wait for it go on; calls that it has done are answered, in the order in which
+/// they ended. A session's answers must come in the order of its calls.
+bool Worker::watch_device(bool& busy) {
+  if (!waits_for_device()) return true;
+  bool go_on = true;
+  bool any = false;
+  if (lane_->has_waiting()) {
+    const detail::ScopeGuard guard;
+    any = lane_->resume_waiting();
+  }
+  if (!leaving_.empty() && leaving_.front()->complete()) {
+    any = true;
+    go_on = hand_over_complete();
+  }
+  if (any) device_busy_ns_ = 0;
+  busy = busy || any;
+  return go_on;
+}
+
+bool Worker::hand_over_complete() {
+  bool restart = false;
+  do {
+    Execution* const first = leaving_.front();
+    leaving_.pop_front();
+    first->hand_over();
+    first->finish();
+    restart = restart || first->wants_restart();
+    idle_.push_back(first);
+  } while (!leaving_.empty() && leaving_.front()->complete());
+  return publish(restart, 0);
+}
+
+/// Before the end: nothing that was run stays without its answer.
+void Worker::hand_over_all() {
+  while (!leaving_.empty()) {
+    leaving_.front()->wait();
+    hand_over_complete();
+  }
+}
+
+/// At once, without destructors: they would talk to the device, and hang there.
+void Worker::device_lost(const Status& status) {
+  std::fprintf(stderr, "forge-worker: the device is lost: %s\n", status.message.c_str());
+  out_->exit_reason.store(shm::ExitReason::device_lost, std::memory_order_release);
+  ::_exit(kDeviceLostStatus);
 }
 
 /// What has been answered leaves, and `taken` requests with it. False: the worker is to be replaced.
@@ -240,6 +332,7 @@ bool Worker::set_up(detail::Reader& reader, shm::ResponseSlot& slot) {
     const std::string actor(reader.string());
     std::vector<std::string> endpoints(reader.array());
     for (std::string& name : endpoints) name = reader.string();
+    if (!no_device_.ok()) throw_status(no_device_);
     LoadedPlugin loaded = load_plugin(plugin);
     FORGE_FAILPOINT(plugin_opened);
     status = loaded.status;
@@ -296,8 +389,18 @@ void Worker::ring_controller() {
   }
 }
 
+/// When to look again although nobody rings.
+std::optional<EventLoop::Time> Worker::wake_at() const {
+  const auto timer = active_.empty() ? std::nullopt : loop_.next();
+  if (!waits_for_device()) return timer;
+  const auto now = std::chrono::steady_clock::now();
+  const auto look = now + nap_after(std::chrono::nanoseconds(shm::to_ns(now) - device_busy_ns_));
+  return std::min(look, timer.value_or(look));
+}
+
 /// The sleeper's half.
 void Worker::park() {
+  if (waits_for_device() && device_busy_ns_ == 0) device_busy_ns_ = shm::now_ns();
   const shm::Word& bell = in_->worker_bell.word;
   const std::uint32_t seen = bell.load(std::memory_order_relaxed);
   // Acquire pairs with ring(): of what we have heard of, loop_.ready() knows.
@@ -307,18 +410,29 @@ void Worker::park() {
   FORGE_FAILPOINT(parked);
   if (!anything_to_do()) {
     if (active_.empty()) {
-      shm::futex_wait(bell, seen, std::nullopt, shm::Scope::shared);
+      shm::futex_wait(bell, seen, wake_at(), shm::Scope::shared);
     } else if (shm::has_futex_waitv()) {
       const shm::WaitWord words[] = {{&bell, seen, shm::Scope::shared},
                                      {&loop_.bell(), posted, shm::Scope::priv}};
-      shm::futex_wait_any(words, loop_.next());
+      shm::futex_wait_any(words, wake_at());
     } else {  // one word only: look after the coroutines every millisecond
       const auto soon = std::chrono::steady_clock::now() + std::chrono::milliseconds(1);
-      shm::futex_wait(bell, seen, std::min(soon, loop_.next().value_or(soon)), shm::Scope::shared);
+      shm::futex_wait(bell, seen, std::min(soon, wake_at().value_or(soon)), shm::Scope::shared);
     }
   }
   FORGE_FAILPOINT(woken);
   out_->parked.store(0, std::memory_order_relaxed);
+}
+
+/// Writable, for a device that does not pin what is read-only: until it has been pinned. Where the
+/// controller has sealed the arena, that is refused; then it stays unpinned.
+Result<shm::Segment> attach_arena(const Result<std::unique_ptr<gpu::Backend>>& backend) {
+  if (backend && (*backend)->device().ordinal >= 0 && !(*backend)->device().pins_read_only) {
+    shm::FileDescriptor copy(::fcntl(kArenaFd, F_DUPFD_CLOEXEC, 0));
+    auto writable = shm::Segment::attach(std::move(copy), shm::Access::read_write);
+    if (writable) return writable;
+  }
+  return shm::Segment::attach(shm::FileDescriptor(kArenaFd), shm::Access::read_only);
 }
 
 int refuse(const std::string& why) {
@@ -345,7 +459,8 @@ int run_worker(int argc, char** argv) {
   FORGE_FAILPOINT(born);
   auto requests = shm::Segment::attach(shm::FileDescriptor(kRequestFd), shm::Access::read_only);
   auto responses = shm::Segment::attach(shm::FileDescriptor(kResponseFd), shm::Access::read_write);
-  auto arena = shm::Segment::attach(shm::FileDescriptor(kArenaFd), shm::Access::read_only);
+  auto backend = gpu::make_backend(gpu::BackendSpec::from_environment());
+  auto arena = attach_arena(backend);
   if (!requests) return refuse(requests.error().what());
   if (!responses) return refuse(responses.error().what());
   if (!arena) return refuse(arena.error().what());
@@ -361,13 +476,13 @@ int run_worker(int argc, char** argv) {
   note_crashes(reinterpret_cast<shm::ResponseFile*>(responses->data())->crash);
   FORGE_FAILPOINT(attached);
   return serve(std::move(*requests), std::move(*responses), std::move(*arena),
-               std::move(*group_files));
+               std::move(*group_files), std::move(backend));
 }
 
 int serve(shm::Segment requests, shm::Segment responses, shm::Segment arena,
-          std::vector<shm::Segment> group_files) {
-  Worker worker(std::move(requests), std::move(responses), std::move(arena),
-                std::move(group_files));
+          std::vector<shm::Segment> group_files, Result<std::unique_ptr<gpu::Backend>> backend) {
+  Worker worker(std::move(requests), std::move(responses), std::move(arena), std::move(group_files),
+                std::move(backend));
   return worker.run();
 }
 

@@ -2,8 +2,10 @@
 // answers.
 #pragma once
 
+#include <memory>
 #include <vector>
 
+#include "gpu/backend.h"
 #include "shm/segment.h"
 
 namespace forge::replicas {
@@ -17,9 +19,15 @@ bool wants_worker(int argc, char** argv);
 int run_worker(int argc, char** argv);
 
 /// The loop itself: serves until a stop request and returns the exit status. Tests run it as a
-/// thread. `group_files` of all ranks; none if there is only one.
+/// thread. `group_files` of all ranks; none if there is only one. Without a backend it is the host's;
+/// with an error in its place the worker does not come up, and its setup call hears of it.
 int serve(shm::Segment requests, shm::Segment responses, shm::Segment arena,
-          std::vector<shm::Segment> group_files = {});
+          std::vector<shm::Segment> group_files = {},
+          Result<std::unique_ptr<gpu::Backend>> backend = nullptr);
+
+/// Exit status of a worker whose device has become unusable: an illegal address and its kin, which
+/// only the end of the process clears.
+inline constexpr int kDeviceLostStatus = 86;
 
 /// Descriptors of a worker, fixed.
 inline constexpr int kRequestFd = 3;

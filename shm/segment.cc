@@ -135,6 +135,11 @@ bool Segment::reserve(std::size_t bytes) {
   return bytes <= size() && ::fallocate(fd(), 0, 0, static_cast<off_t>(bytes)) == 0;
 }
 
+Status Segment::protect() {
+  if (::mprotect(data(), size(), PROT_READ) == 0) return {};
+  return to_status(*failure(ErrorCode::unavailable, "making shared memory read-only", errno));
+}
+
 void Segment::prefault(std::size_t bytes, Access access) {
 #ifndef MADV_POPULATE_READ
   constexpr int kPopulateRead = 22;

@@ -61,6 +61,9 @@ class Segment {
   /// Touches [0, bytes) so that first use takes no page fault.
   void prefault(std::size_t bytes, Access access);
 
+  /// No write through this mapping from here on. Error: Unavailable with what the system said.
+  Status protect();
+
   /// Gives the descriptor back early; the mapping stays.
   void close_fd() { fd_ = FileDescriptor(); }
 

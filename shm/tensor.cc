@@ -113,6 +113,11 @@ std::shared_ptr<detail::TensorStorage> detail::TensorStorage::widened(std::size_
   return nullptr;
 }
 
+std::shared_ptr<detail::TensorStorage> detail::TensorStorage::joined(
+    std::span<const std::span<const std::byte>>) {
+  return nullptr;
+}
+
 std::optional<std::size_t> detail::element_count(DType dtype,
                                                  std::span<const std::int64_t> shape) noexcept {
   if (shape.size() > Tensor::kMaxDims) return std::nullopt;

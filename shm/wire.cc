@@ -54,6 +54,7 @@ void Writer::reset(const void* home) {
   blob_size_ = 0;
   span_bytes_ = 0;
   home_ = home;
+  gate_ = nullptr;
   residents_.clear();
 }
 
@@ -167,6 +168,7 @@ void Writer::numbers(DType dtype, std::span<const std::byte> bytes) {
 }
 
 void Writer::tensor(const Tensor& tensor) {
+  if (tensor.device() >= 0 && gate_ != nullptr) return this->tensor(gate_->leave(tensor));
   const std::span<const std::byte> bytes = tensor.bytes();
   const TensorStorage* storage = tensor.storage().get();
   const bool at_home = home_ && storage && storage->home == home_;

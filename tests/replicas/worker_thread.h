@@ -10,6 +10,7 @@
 #include <sched.h>
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <stdexcept>
@@ -31,6 +32,9 @@ struct PairSpec {
   Wait wait = Wait::adaptive;
   std::size_t answer_bytes = std::size_t{4} << 20;
   std::size_t arena_bytes = std::size_t{4} << 20;
+  std::uint32_t calls = 1;
+  /// Called on the worker's thread; null: the host's.
+  std::function<Result<std::unique_ptr<gpu::Backend>>()> backend{};
 };
 
 /// One answer as it arrived, with all that it holds.
@@ -74,7 +78,9 @@ class WorkerThread {
                                           .rank = 0,
                                           .procs = 1,
                                           .wait = spec.wait,
-                                          .answer_bytes = spec.answer_bytes})) {
+                                          .calls = spec.calls,
+                                          .answer_bytes = spec.answer_bytes})),
+        make_backend_(spec.backend) {
     arena_.as<shm::ArenaHeader>().header = shm::make_header(arena_.size(), 0);
   }
   WorkerThread(const WorkerThread&) = delete;
@@ -85,7 +91,10 @@ class WorkerThread {
 
   void start() {
     thread_ = std::thread([this] {
-      status_ = replicas::serve(requests_.segment(), responses_.segment(), arena_.segment());
+      Result<std::unique_ptr<gpu::Backend>> backend(nullptr);
+      if (make_backend_) backend = make_backend_();
+      status_ = replicas::serve(requests_.segment(), responses_.segment(), arena_.segment(), {},
+                                std::move(backend));
     });
   }
   /// Waits until it has ended by itself; its exit status.
@@ -126,12 +135,40 @@ class WorkerThread {
   }
   template <class... Args>
   shm::RequestId send_until(std::int64_t deadline_ns, std::uint16_t endpoint, const Args&... args) {
-    writer_.reset();
+    writer_.reset(arena_.data());
     encode(args...);
     replicas::Entry& entry = open();
     entry.slot.endpoint = endpoint;
     entry.slot.deadline_ns = deadline_ns;
     return send(entry);
+  }
+  /// One argument for each call of a batch.
+  template <class T>
+  void send_batch(std::uint16_t endpoint, const std::vector<T>& arguments) {
+    for (std::size_t i = 0; i < arguments.size(); ++i) {
+      writer_.reset(arena_.data());
+      encode(arguments[i]);
+      replicas::Entry& entry = open();
+      entry.slot.endpoint = endpoint;
+      entry.slot.batch = i == 0 ? static_cast<std::uint32_t>(arguments.size()) : 0;
+      ledger_.sent(entry, kReplica, kIncarnation, 1);
+      channel_->stage(entry.slot);
+    }
+    channel_->commit();
+    channel_->wake_worker();
+  }
+
+  /// As service.allocate gives them. The test drops it while this lives.
+  Tensor in_arena(DType dtype, const std::vector<std::int64_t>& shape) {
+    const std::size_t bytes = detail::byte_size(dtype, shape);
+    const auto block = blocks_.allocate(bytes);
+    if (!block) throw std::logic_error("the arena is full");
+    auto storage = std::make_shared<ArenaStorage>();
+    storage->data = blocks_.at(*block);
+    storage->size = bytes;
+    storage->home = arena_.data();
+    storage->home_offset = *block + shm::kArenaBlocksOffset;
+    return Tensor::adopt(std::move(storage), dtype, shape);
   }
 
   /// Waits for the next answer.
@@ -195,6 +232,8 @@ class WorkerThread {
   static constexpr std::uint64_t kIncarnation = 7;
 
  private:
+  struct ArenaStorage final : detail::TensorStorage {};
+
   template <class... Args>
   void encode(const Args&... args) {
     writer_.array(sizeof...(Args));
@@ -225,6 +264,7 @@ class WorkerThread {
   replicas::Ledger ledger_;
   detail::Writer writer_;
   std::shared_ptr<replicas::Channel> channel_;
+  std::function<Result<std::unique_ptr<gpu::Backend>>()> make_backend_;
   std::thread thread_;
   int status_ = -1;
 };

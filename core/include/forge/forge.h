@@ -4,6 +4,7 @@
 #include <forge/actor.h>
 #include <forge/autoscaling.h>
 #include <forge/controller.h>
+#include <forge/device.h>
 #include <forge/error.h>
 #include <forge/future.h>
 #include <forge/options.h>

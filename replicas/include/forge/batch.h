@@ -53,7 +53,11 @@ template <>
 struct BatchedParam<Tensor> {
   static constexpr bool kFits = true;
   using Element = Tensor;
-  static Tensor collect(std::vector<Tensor>&& elements) { return forge::stack(elements); }
+  static Tensor collect(std::vector<Tensor>&& elements) {
+    Tensor stacked = forge::stack(elements);
+    elements.clear();  // so that only what the method is given is brought to the device
+    return stacked;
+  }
 };
 
 /// The same for what the method answers. `items` says one Result per element.
@@ -169,11 +173,21 @@ struct BatchedInvoker {
     for (std::size_t i = 0; i < call.args.size(); ++i) give(call, Result<void>());
   }
   static void answer(const EndpointInfo& info, Invocation& call, auto& returned) {
-    auto items = BatchedReturn<Returned>::items(Returned(std::move(returned)));
+    Returned value(std::move(returned));
+    if constexpr (std::is_same_v<Returned, Tensor>) leave_whole(call, value);
+    auto items = BatchedReturn<Returned>::items(std::move(value));
     if (items.size() != call.args.size())
       throw_bad_batch(info.name, call.args.size(), items.size());
     call.phase = Invocation::Phase::encoding;
     for (const auto& item : items) give(call, item);
+  }
+
+  /// One copy for all rows.
+  static void leave_whole(Invocation& call, Tensor& stacked) {
+    if (call.gate == nullptr) return;
+    call.phase = Invocation::Phase::encoding;
+    stacked = call.gate->leave(stacked);
+    call.phase = Invocation::Phase::running;
   }
 
   static void give(Invocation& call, const Result<Value>& item) {
@@ -181,7 +195,7 @@ struct BatchedInvoker {
       call.sink.error(*as_actor_error(item.error()));
       return;
     }
-    call.out.restart();
+    call.out.restart(call.gate);
     if constexpr (std::is_void_v<Value>) {
       Codec<void>::encode(call.out);
     } else {

@@ -129,11 +129,17 @@ decltype(auto) call_method(const EndpointInfo& info, ForgeActor& actor, TypeList
   return (static_cast<typename Traits::Object>(self).*method)(static_cast<Ps&&>(args)...);
 }
 
+/// All arguments are there.
+inline void begin_running(Invocation& call) {
+  if (call.gate != nullptr) call.gate->arrive();
+  call.phase = Invocation::Phase::running;
+}
+
 /// Calls `run`, which gives what an endpoint returns, and hands the outcome to `answer`, which
 /// encodes it.
 template <class Run, class Answer>
 void run_method(Invocation& call, Run run, Answer answer) {
-  call.phase = Invocation::Phase::running;
+  begin_running(call);
   if constexpr (std::is_void_v<decltype(run())>) {
     run();
     answer();
@@ -151,7 +157,7 @@ void run_method(Invocation& call, Run run, Answer answer) {
 template <class Args, class Run, class Answer>
 Detached run_coroutine(Invocation& call, Args args, Run run, Answer answer) {
   try {
-    call.phase = Invocation::Phase::running;
+    begin_running(call);
     using Value = typename ResultOf<decltype(run(args))>::Type;
     if constexpr (std::is_void_v<Value>) {
       co_await run(args);
@@ -194,7 +200,7 @@ struct SingleInvoker {
     };
     auto answer = [&call](const auto&... value) {
       call.phase = Invocation::Phase::encoding;
-      call.out.restart();
+      call.out.restart(call.gate);
       if constexpr (sizeof...(value) == 0) {
         call.out.nil();
       } else {

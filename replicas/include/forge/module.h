@@ -33,6 +33,7 @@ namespace detail {
 
 class Reader;
 class Writer;
+struct TensorGate;
 
 /// Takes the outcome of each element of a request, in order. A value comes encoded, while what it
 /// refers to still lives: a Writer only remembers where large byte blocks are. May throw as long as
@@ -57,6 +58,7 @@ struct Invocation {
   std::span<Reader> args;  ///< one array of arguments per element; several for batched endpoints
   Writer& out;
   ResultSink& sink;
+  TensorGate* gate = nullptr;  ///< null: no device
   Phase phase = Phase::decoding;
   std::exception_ptr failure = nullptr;  ///< what it threw
 };

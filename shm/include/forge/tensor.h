@@ -95,6 +95,9 @@ struct TensorStorage {
   /// A storage of `bytes` bytes from `data` on, of which this one is the beginning; null if this
   /// memory cannot be seen as a whole. For tensors that adjoin.
   virtual std::shared_ptr<TensorStorage> widened(std::size_t bytes);
+  /// A storage with all `pieces`, one behind the other, if whoever provides this memory, in which
+  /// they lie, joins them better than a copy on the host would; null otherwise.
+  virtual std::shared_ptr<TensorStorage> joined(std::span<const std::span<const std::byte>> pieces);
 
   std::byte* data = nullptr;  ///< as the device counts addresses, if it lies there
   std::size_t size = 0;

@@ -53,6 +53,18 @@ class Nesting {
   std::array<std::uint64_t, kMaxDepth> left_;  // [0, depth_) are set, each >= 1
 };
 
+/// Where the tensors of one call change sides, in a worker that has a device. Lives as long as the
+/// call.
+struct TensorGate {
+  /// The arguments have been decoded: those tensors among them that still exist go to the device.
+  virtual void arrive() = 0;
+  /// What is encoded for a tensor of a result: one that the host can read when the answer leaves.
+  virtual Tensor leave(const Tensor& tensor) = 0;
+
+ protected:
+  ~TensorGate() = default;
+};
+
 /// Encodes values one after another. Reusable; once its buffers have grown it does not touch the
 /// heap. Out-of-band spans are remembered, not copied: they must live until write_to.
 class Writer {
@@ -64,8 +76,12 @@ class Writer {
   /// Starts a new message. Tensors in `home` are encoded by offset; null: there is no such memory.
   /// Also lets go of the residents, so call it when a message has been sent.
   void reset(const void* home = nullptr);
-  /// Starts the next message with the same home.
-  void restart() { reset(home_); }
+  /// Starts the next message with the same home. Tensors on a device go through `gate`; without one
+  /// they are refused.
+  void restart(TensorGate* gate = nullptr) {
+    reset(home_);
+    gate_ = gate;
+  }
 
   void nil();
   void boolean(bool value);
@@ -125,6 +141,7 @@ class Writer {
   std::size_t blob_size_ = 0;     // end of the last span, from the start of the first
   std::uint64_t span_bytes_ = 0;  // of all spans, without padding
   const void* home_ = nullptr;
+  TensorGate* gate_ = nullptr;
   std::vector<Tensor> residents_;
 };
 
