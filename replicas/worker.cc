@@ -57,6 +57,11 @@ class Worker {
   bool step();
   bool take(std::uint32_t count, std::uint64_t position);
   bool set_up(const shm::RequestSlot& request);
+  /// A build without CUDA, or a driver that is too old, says nothing of the device.
+  shm::ExitReason why_not_up() const {
+    return no_device_.code == ErrorCode::unavailable ? shm::ExitReason::device_lost
+                                                     : shm::ExitReason::setup_failed;
+  }
   bool set_up(detail::Reader& reader, shm::ResponseSlot& slot);
   void write_status(shm::ResponseSlot& slot, const Status& status);
   bool resume();
@@ -319,7 +324,7 @@ bool Worker::set_up(const shm::RequestSlot& request) {
   source.end();
   publish(false, 1);
   FORGE_FAILPOINT(setup_answered);
-  if (!up) out_->exit_reason.store(shm::ExitReason::setup_failed, std::memory_order_relaxed);
+  if (!up) out_->exit_reason.store(why_not_up(), std::memory_order_relaxed);
   return up;
 }
 

@@ -366,7 +366,7 @@ TEST(DeviceWorker, DoesNotComeUpWithoutItsDevice) {
   EXPECT_EQ(up.error().error_code(), ErrorCode::unavailable);
   EXPECT_THAT(up.error().what(), HasSubstr("GPU-fake-1 is busy"));
   EXPECT_EQ(worker.join(), 1);
-  EXPECT_EQ(worker.response_file().exit_reason.load(), shm::ExitReason::setup_failed);
+  EXPECT_EQ(worker.response_file().exit_reason.load(), shm::ExitReason::device_lost);
 }
 
 // ---- on the host
