@@ -1,6 +1,6 @@
 // Workers with a device, as processes: calls under way when a worker is killed, sessions, and a
-// device that is lost. This program is its own worker: over a device that does its work late, or
-// with FORGE_DEVICE over what forge-worker makes of that.
+// device that is lost. This program is its own worker: where a service asks for it over a device
+// that does its work late, else over the one that the host poses as.
 #include <forge/forge.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
@@ -14,10 +14,11 @@
 #include <string>
 #include <vector>
 
-#include "fixture.h"
 #include "gpu/backend_loader.h"
 #include "replicas/process.h"
 #include "replicas/worker.h"
+#include "tests/e2e/fake_devices.h"
+#include "tests/e2e/fixture.h"
 #include "tests/gpu/late_device.h"
 #include "tests/random.h"
 #include "tests/replicas/device_actor.h"
@@ -76,19 +77,27 @@ ControllerOptions with_self() {
   return options;
 }
 
+constexpr const char* kLate = "FORGE_TEST_LATE";
+
 class DeviceProcess : public ::testing::Test {
  protected:
+  /// Over the device that does its work late.
+  Service serve_late(Options options) const {
+    options.with_gpus = true;
+    options.restart = restart_at_once();
+    options.env[kLate] = "1";
+    return plugin.actor("Device").options(std::move(options)).as_service();
+  }
+
+  FakeDevices devices{{0, 0, 0}};
   Controller controller{with_self()};
   Plugin plugin = controller.self();
 };
 
 TEST_F(DeviceProcess, LosesNothingWhenWorkersDieWithCallsUnderWay) {
-  const Service service = plugin.actor("Device")
-                              .options({.num_replicas = 2,
-                                        .replica_max_concurrent_requests = 4,
-                                        .restart = restart_at_once(),
-                                        .endpoints = {{"twice", {.idempotent = true}}}})
-                              .as_service();
+  const Service service = serve_late({.num_replicas = 2,
+                                      .replica_max_concurrent_requests = 4,
+                                      .endpoints = {{"twice", {.idempotent = true}}}});
   const auto twice = service.endpoint<Tensor(Tensor)>("twice");
   auto random = tests::seeded();
   std::deque<std::pair<std::int64_t, Future<Tensor>>> sent;
@@ -112,9 +121,7 @@ TEST_F(DeviceProcess, LosesNothingWhenWorkersDieWithCallsUnderWay) {
 }
 
 TEST_F(DeviceProcess, AnswersOrLosesEachCallThatMayRunOnlyOnce) {
-  const Service service = plugin.actor("Device")
-                              .options({.num_replicas = 2, .restart = restart_at_once()})
-                              .as_service();
+  const Service service = serve_late({.num_replicas = 2});
   const auto sums = service.endpoint<Tensor(Tensor)>("sums");
   int answered = 0;
   int lost = 0;
@@ -139,7 +146,7 @@ TEST_F(DeviceProcess, AnswersOrLosesEachCallThatMayRunOnlyOnce) {
 }
 
 TEST_F(DeviceProcess, KeepsTheOrderOfASession) {
-  const Service service = plugin.actor("Device").options({.num_replicas = 2}).as_service();
+  const Service service = serve_late({.num_replicas = 2});
   const auto kept = service.endpoint<std::int64_t()>("kept_sum");
   const auto keep = service.endpoint<void(Tensor)>("keep");
   const Session session = service.session();
@@ -157,16 +164,17 @@ TEST_F(DeviceProcess, KeepsTheOrderOfASession) {
   for (auto& future : kept_all) await(std::move(future)).value();
 }
 
-// ---- what forge-worker makes of FORGE_DEVICE
+// ---- on the device that the host poses as
 
 class PosingProcess : public DeviceProcess {
  protected:
-  Service serve(const std::string& faults = "", int replicas = 1) {
-    return plugin.actor("Posing")
-        .options(
-            {.num_replicas = replicas,
-             .restart = restart_at_once(),
-             .env = {{gpu::kDeviceVariable, "GPU-fake-0"}, {gpu::kDeviceFaultVariable, faults}}})
+  Service serve(const std::string& faults = "") { return serve(controller, faults); }
+  static Service serve(Controller& of, const std::string& faults) {
+    return of.self()
+        .actor("Posing")
+        .options({.with_gpus = true,
+                  .restart = restart_at_once(),
+                  .env = {{gpu::kDeviceFaultVariable, faults}}})
         .as_service();
   }
 };
@@ -191,14 +199,7 @@ TEST_F(PosingProcess, EndsAtOnceWhenItsDeviceIsLostAndIsReplaced) {
   };
   {
     Controller logging(options);
-    const Service service =
-        logging.self()
-            .actor("Posing")
-            .options(
-                {.restart = restart_at_once(),
-                 .env = {{gpu::kDeviceVariable, "GPU-fake-0"},
-                         {gpu::kDeviceFaultVariable, "sticky_after=41,once=" + once.string()}}})
-            .as_service();
+    const Service service = serve(logging, "sticky_after=41,once=" + once.string());
     const auto twice = service.endpoint<Tensor(Tensor)>("twice");
     std::vector<Future<Tensor>> sent;
     for (std::int64_t i = 0; i < 100; ++i) sent.push_back(twice.route(ramp(i, 8)));
@@ -248,7 +249,7 @@ int run_late_worker(char** argv) {
 
 int main(int argc, char** argv) {
   // NOLINTNEXTLINE(concurrency-mt-unsafe): no thread yet
-  const bool late = std::getenv(forge::gpu::kDeviceVariable) == nullptr;
+  const bool late = std::getenv(forge::e2e::kLate) != nullptr;
   if (forge::replicas::wants_worker(argc, argv) && late) return forge::e2e::run_late_worker(argv);
   forge::init(argc, argv);
   ::testing::InitGoogleMock(&argc, argv);
