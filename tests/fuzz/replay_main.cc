@@ -1,5 +1,6 @@
 // A fuzz target as an ordinary test: the inputs of its corpus, then random mutations of them.
-// Arguments: inputs to replay instead.
+// Arguments: inputs to replay instead. FORGE_FUZZ_RUNS: how many mutations.
+#include <cstdlib>
 #include <filesystem>
 #include <fstream>
 #include <iterator>
@@ -16,7 +17,11 @@ namespace {
 using forge::tests::below;
 using Bytes = std::vector<std::uint8_t>;
 
-constexpr int kMutations = forge::tests::kUnderAsan ? 25'000 : 100'000;
+long mutations() {
+  const char* const given = std::getenv("FORGE_FUZZ_RUNS");
+  if (given != nullptr) return std::atol(given);
+  return forge::tests::kUnderAsan ? 25'000 : 100'000;
+}
 constexpr std::size_t kLongest = 4096;
 
 Bytes read(const std::filesystem::path& path) {
@@ -71,7 +76,8 @@ int main(int argc, char** argv) {
   if (argc > 1) return 0;
 
   auto random = forge::tests::seeded();
-  for (int i = 0; i < kMutations; ++i) {
+  const long count = mutations();
+  for (long i = 0; i < count; ++i) {
     Bytes input = corpus[below(random, corpus.size())];
     for (auto left = 1 + below(random, 8); left != 0; --left) {
       mutate(random, input, corpus[below(random, corpus.size())]);
@@ -79,6 +85,6 @@ int main(int argc, char** argv) {
     if (input.size() > kLongest) input.resize(kLongest);
     run(input);
   }
-  std::cout << kMutations << " mutations of them\n";
+  std::cout << count << " mutations of them\n";
   return 0;
 }

@@ -10,8 +10,8 @@
 #include "core/call.h"
 #include "replicas/channel.h"
 #include "replicas/manifest.h"
+#include "tests/fuzz/guarded_memory.h"
 #include "tests/fuzz/payloads.h"
-#include "tests/replicas/plain_memory.h"
 
 namespace forge::fuzz {
 namespace {
@@ -204,9 +204,9 @@ class Script {
   }
 
   Input input_;
-  tests::PlainMemory requests_{shm::kRequestFileSize};
-  tests::PlainMemory responses_{kFileSize};
-  std::shared_ptr<Channel> channel_ = Channel::over(requests_.segment(), responses_.segment(),
+  inline static GuardedMemory requests_{shm::kRequestFileSize};
+  inline static GuardedMemory responses_{kFileSize};
+  std::shared_ptr<Channel> channel_ = Channel::over(requests_.fresh(), responses_.fresh(),
                                                     {.name = "fuzz", .answer_bytes = kAnswers});
   std::deque<std::unique_ptr<core::Answer>> held_;
   std::deque<Tensor> tensors_;
