@@ -81,6 +81,15 @@ struct ScaleRecord {
   std::string reason;
 };
 
+/// How a service stands, for those who look in.
+struct Overview {
+  std::string_view state;      ///< "starting", "serving", "changing", "draining", "closed"
+  std::size_t open_calls = 0;  ///< shares of calls that are not answered yet
+  std::size_t arena_used = 0;  ///< bytes
+  std::size_t arena_size = 0;
+  std::chrono::nanoseconds age{};
+};
+
 /// What one rank has saved of a session.
 struct Snapshot {
   std::vector<std::byte> bytes;  ///< as the worker wrote them
@@ -133,6 +142,7 @@ class Engine final : public detail::Driver, public std::enable_shared_from_this<
   std::vector<ReplicaStatus> spares();
   std::vector<std::byte> description();  ///< the encoded manifest, after a start without an actor
   ServiceCounters counters();
+  Overview overview();
   ServiceMetrics metrics();
   MetricsSummary metrics_summary();
 
@@ -407,6 +417,8 @@ class Engine final : public detail::Driver, public std::enable_shared_from_this<
   std::vector<Unit*> everyone() const;
   std::vector<ReplicaStatus> status_of(const std::vector<std::unique_ptr<Unit>>& units);
   std::string name_of(const Unit& unit) const;  ///< for messages
+  /// An event of one replica or spare, or (null) of all of the service.
+  void tell(LogLevel level, const char* kind, const Unit* unit, const std::string& text) const;
   std::string rank_name(const Unit& unit, std::uint32_t rank) const;
   Status make_channels(const Unit& unit, std::uint64_t incarnation, Channels& out) const;
   Result<Payload*> make_setup(const std::string& plugin);

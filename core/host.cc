@@ -70,7 +70,15 @@ Host::Host(ControllerOptions options)
                {"least_loaded", [] { return std::make_shared<LeastLoadedRouter>(); }},
                {"power_of_two_choices", [] { return std::make_shared<PowerOfTwoRouter>(); }},
                {"hash", [] { return std::make_shared<HashRouter>(); }}},
-      engine_thread_(options_.cpus) {}
+      engine_thread_(options_.cpus) {
+  if (!options_.observable) return;
+  try {
+    control_ = std::make_unique<ControlSocket>(*this, options_.name);
+  } catch (const Error& error) {  // serving does not depend on it
+    log(LogLevel::warning, std::string("the forge command cannot find this controller: ") +
+                               error.what() + "; or set ControllerOptions::observable = false");
+  }
+}
 
 std::shared_ptr<Engine> Host::launch(Launch launch) {
   require_no_fork();
@@ -81,8 +89,26 @@ std::shared_ptr<Engine> Host::launch(Launch launch) {
     if (closed_) throw Stopped("the controller has been shut down; make a new one");
     engines_.push_back(engine);
   }
-  if (const Status status = engine->start(); !status.ok()) throw_status(status);
+  if (const Status status = engine->start(); !status.ok()) {
+    if (!engine->launch().actor.empty())
+      event({LogLevel::debug, "failed", engine->launch().name, -1, status.message});
+    throw_status(status);
+  }
+  if (const auto& started = engine->launch(); !started.actor.empty()) {
+    event({LogLevel::debug, "started", started.name, -1,
+           "service '" + started.name + "': " + std::to_string(engine->replicas().size()) +
+               " replicas of " + started.actor + " serve"});
+  }
   return engine;
+}
+
+std::vector<std::shared_ptr<Engine>> Host::services() {
+  const std::lock_guard lock(mutex_);
+  std::vector<std::shared_ptr<Engine>> found;
+  for (const auto& engine : engines_) {
+    if (!engine->launch().actor.empty()) found.push_back(engine);
+  }
+  return found;
 }
 
 void Host::forget(const Engine* engine) {
@@ -100,6 +126,7 @@ void Host::close() {
     engines = engines_;
   }
   for (const auto& engine : engines) engine->shutdown(options_.shutdown_grace);
+  if (control_) control_->stop();
   // Whoever drops the last reference to us, on whatever thread, finds nothing left to wait for.
   watchdog_.stop();
   engine_thread_.stop();
@@ -165,7 +192,16 @@ std::string Host::worker_path(const std::string& plugin) const {
                     " nor in $FORGE_WORKER; install forge, or set ControllerOptions::worker_path");
 }
 
-void Host::log(LogLevel level, const std::string& text) {
+void Host::log(LogLevel level, const std::string& text) { event({level, "log", {}, -1, text}); }
+
+void Host::event(Event event) {
+  const LogLevel level = event.level;
+  std::string text = event.text;
+  events_.add(std::move(event));
+  print(level, text);
+}
+
+void Host::print(LogLevel level, const std::string& text) {
   if (level < options_.log_level || options_.log_level == LogLevel::off) return;
   const std::lock_guard lock(log_mutex_);
   if (options_.on_log) {

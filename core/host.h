@@ -10,9 +10,11 @@
 #include <vector>
 
 #include "core/callback_thread.h"
+#include "core/control_socket.h"
 #include "core/device_desk.h"
 #include "core/engine.h"
 #include "core/engine_thread.h"
+#include "core/event_log.h"
 #include "core/output.h"
 #include "replicas/recording.h"
 #include "replicas/spawner.h"
@@ -42,6 +44,11 @@ class Host : public std::enable_shared_from_this<Host> {
   /// The program that runs workers of this plugin ("": linked-in actors). Throws PluginError.
   std::string worker_path(const std::string& plugin) const;
   void log(LogLevel level, const std::string& text);
+  /// log(), and kept for those who look in (`forge events`).
+  void event(Event event);
+  EventLog& events() { return events_; }
+  /// All but those that only describe a plugin.
+  std::vector<std::shared_ptr<Engine>> services();
 
   /// Writes the recording, later, where the text says; empty: enough have been kept already.
   std::string keep(replicas::Recording recording);
@@ -69,12 +76,17 @@ class Host : public std::enable_shared_from_this<Host> {
   std::vector<std::shared_ptr<Engine>> engines_;                             // under mutex_
   std::function<void(const ActorFailure&)> on_failure_;                      // under mutex_
   std::map<std::string, std::function<std::shared_ptr<Router>()>> routers_;  // under mutex_
+  void print(LogLevel level, const std::string& text);
+
   std::mutex log_mutex_;
+  EventLog events_;
   std::atomic<int> kept_{0};
   std::atomic<int> reported_{0};
   Output output_;
   replicas::Spawner watchdog_;
   EngineThread engine_thread_;
+  std::unique_ptr<ControlSocket>
+      control_;  // null: nobody can look in. Last: it uses all of the above
 };
 
 }  // namespace forge::core

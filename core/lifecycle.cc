@@ -239,6 +239,15 @@ std::string Engine::name_of(const Unit& unit) const {
                     : "replica " + std::to_string(unit.idx);
 }
 
+void Engine::tell(LogLevel level, const char* kind, const Unit* unit,
+                  const std::string& text) const {
+  if (launch_.actor.empty()) return;  // it only describes a plugin
+  const std::string who = "service '" + launch_.name + "': ";
+  const int replica = unit == nullptr || unit->spare ? -1 : static_cast<int>(unit->idx);
+  host_->event({level, kind, launch_.name, replica,
+                who + (unit == nullptr ? "" : name_of(*unit) + " ") + text});
+}
+
 std::string Engine::rank_name(const Unit& unit, std::uint32_t rank) const {
   const std::string who =
       unit.spare ? "spare" + std::to_string(unit.idx - units_.size()) : std::to_string(unit.idx);
@@ -353,6 +362,7 @@ void Engine::becomes_healthy(Unit& unit) {
   unit.failure.clear();
   unit.life->came_up = true;
   seats_started(unit);
+  tell(LogLevel::debug, "up", &unit, "is up, incarnation " + std::to_string(unit.incarnation));
   changed_.notify_all();
   if (unit.spare) return;
   update_healthy();
@@ -444,6 +454,8 @@ void Engine::shutdown(std::chrono::nanoseconds grace) {
     return;
   }
   state_ = State::draining;
+  tell(LogLevel::debug, "stopping", nullptr,
+       "stops, with " + std::to_string(ledger_.open_entries()) + " calls open");
   for (std::size_t endpoint = 0; endpoint < forming_.size(); ++endpoint) flush(endpoint);
   attended_ = true;
   lock.unlock();
@@ -473,6 +485,8 @@ void Engine::shutdown(std::chrono::nanoseconds grace) {
   state_ = State::closed;
   changed_.notify_all();
   lock.unlock();
+  tell(LogLevel::debug, "stopped", nullptr,
+       drained ? "has stopped" : "has stopped, not all answered");
   host_->engine_thread().remove(this);
   host_->forget(this);
 }
@@ -507,6 +521,17 @@ std::vector<ReplicaStatus> Engine::status_of(const std::vector<std::unique_ptr<U
 ServiceCounters Engine::counters() {
   const Lock lock(mutex_);
   return counters_;
+}
+
+Overview Engine::overview() {
+  const Lock lock(mutex_);
+  const std::string_view state = state_ == State::closed     ? "closed"
+                                 : state_ == State::draining ? "draining"
+                                 : starting_                 ? "starting"
+                                 : rolling_                  ? "changing"
+                                                             : "serving";
+  return {state, ledger_.open_entries(), arena_->used(), arena_->size(),
+          SteadyClock::now() - born_};
 }
 
 std::vector<std::byte> Engine::description() {

@@ -81,6 +81,10 @@ void Engine::on_exit(const LifePtr& life, std::uint32_t rank,
                                            exit.value == SIGKILL && !unit.life->fenced);
     unit.life->failed_rank = rank;
     unit.life->last_moments = last_moments(unit, rank);
+    if (state_ == State::serving) {
+      tell(LogLevel::debug, unit.life->draining ? "left" : "died", &unit,
+           "has ended: " + unit.life->first_exit);
+    }
   }
   retire(unit);
   if (starting_ && unit.life->was_healthy && start_error_.ok()) {
@@ -381,11 +385,10 @@ void Engine::schedule_restart(Unit& unit, const replicas::Death& death) {
   const auto now = SteadyClock::now();
   const replicas::Decision decision = replicas::on_exit(
       unit.history, restart_policy(launch_.options.restart), death, now, jitter());
-  const std::string name = name_of(unit) + " of service '" + launch_.name + "': " + unit.failure;
   const LogLevel level = unit.life->draining ? LogLevel::info : LogLevel::warning;
   if (decision.action == replicas::Decision::Action::quarantine) {
-    host_->log(LogLevel::error,
-               name + "; it died too often and is quarantined" + unit.life->last_moments);
+    tell(LogLevel::error, "quarantined", &unit,
+         "(" + unit.failure + ") died too often and is quarantined" + unit.life->last_moments);
     unit.state = ReplicaState::quarantined;
     const Refusal gone =
         make_error({ErrorCode::unavailable, name_of(unit) + " of service '" + launch_.name +
@@ -398,8 +401,9 @@ void Engine::schedule_restart(Unit& unit, const replicas::Death& death) {
     return;
   }
   unit.state = ReplicaState::recovering;
-  host_->log(level, name + "; starting incarnation " + std::to_string(unit.incarnation + 1) +
-                        unit.life->last_moments);
+  tell(level, "restarting", &unit,
+       "(" + unit.failure + ") starts again, incarnation " + std::to_string(unit.incarnation + 1) +
+           unit.life->last_moments);
   if (decision.at <= now) {
     launch_replica(unit);
     return;

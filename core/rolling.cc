@@ -70,6 +70,8 @@ void Engine::roll(const std::function<VersionPtr()>& target) {
     throw Stopped("service '" + launch_.name + "' has been shut down; it has no replicas any more");
   const VersionPtr to = target();
   next_version_ = to;
+  const std::string what = to ? "updated to '" + to->plugin + "'" : "replaced, one at a time";
+  tell(LogLevel::info, "updating", nullptr, "its replicas are being " + what);
   // Spares first, so that those which step in are new, too.
   auto all = everyone();
   std::rotate(all.begin(), all.begin() + static_cast<std::ptrdiff_t>(units_.size()), all.end());
@@ -80,9 +82,11 @@ void Engine::roll(const std::function<VersionPtr()>& target) {
     }
   } catch (const Error&) {
     if (to) roll_back(lock, to);
+    tell(LogLevel::info, "updated", nullptr, "its replicas have not all been " + what);
     throw;
   }
   if (to) release(*std::exchange(version_, to)->setup);
+  tell(LogLevel::info, "updated", nullptr, "its replicas have been " + what);
 }
 
 void Engine::roll_back(Lock& lock, const VersionPtr& from) {

@@ -67,8 +67,8 @@ void Engine::scale_to(std::size_t count, const std::string& reason) {
   scale_records_.push_back({now, before, count, reason});
   if (scale_records_.size() > kMostRecords) scale_records_.pop_front();
   if (autoscaler_) autoscaler_->changed(now);
-  host_->log(LogLevel::info, "service '" + launch_.name + "' goes from " + std::to_string(before) +
-                                 " to " + std::to_string(count) + " replicas: " + reason);
+  tell(LogLevel::info, "scaled", nullptr,
+       "from " + std::to_string(before) + " to " + std::to_string(count) + " replicas: " + reason);
   for (std::size_t i = 0; i < units_.size() && wanted() < count; ++i) {
     if (!units_[i]->wanted) want(*units_[i]);
   }

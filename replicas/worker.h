@@ -25,8 +25,8 @@ int serve(shm::Segment requests, shm::Segment responses, shm::Segment arena,
           std::vector<shm::Segment> group_files = {},
           Result<std::unique_ptr<gpu::Backend>> backend = nullptr);
 
-/// Exit status of a worker whose device has become unusable: an illegal address and its kin, which
-/// only the end of the process clears.
+/// Exit status of a worker whose device has become unusable (shm::ExitReason::device_lost): an illegal
+/// address and its kin, which only the end of the process clears.
 inline constexpr int kDeviceLostStatus = 86;
 
 /// Descriptors of a worker, fixed.
@@ -35,8 +35,6 @@ inline constexpr int kResponseFd = 4;
 inline constexpr int kArenaFd = 5;
 inline constexpr int kEventFd = 6;
 inline constexpr int kGroupFd = 7;  ///< of rank 0; those of the other ranks follow
-/// The exit status of a worker whose device is lost (shm::ExitReason::device_lost).
-inline constexpr int kDeviceLostStatus = 86;
 inline constexpr const char* kWorkerFlag = "--forge-worker";
 
 }  // namespace forge::replicas

@@ -40,6 +40,9 @@ struct ControllerOptions {
   /// Load plugins that other users could change, too. Likewise FORGE_TRUST_PLUGINS in the
   /// environment.
   bool trust_plugins = false;
+  /// The `forge` command of the same user finds this controller, through a socket in the user's runtime
+  /// folder: forge ps, top, stats, events, drain, scale. Nothing happens for it while nobody looks.
+  bool observable = true;
 };
 
 /// What on_actor_failure hears about.
