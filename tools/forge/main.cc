@@ -1,19 +1,26 @@
 // forge: what one does with a running or broken service from a shell.
 #include <CLI/CLI.hpp>
-#include <algorithm>
 #include <cstdio>
 #include <exception>
-#include <filesystem>
-#include <fstream>
+#include <functional>
 #include <string>
 #include <vector>
 
 #include "replicas/flight.h"
 #include "replicas/recording.h"
+#include "tools/forge/commands.h"
+#include "tools/forge/text.h"
 
 namespace {
 
-int replay(const std::string& path) {
+using namespace forge::tool;
+
+/// What could not be done: there is no such controller, or it refused.
+constexpr int kNotDone = 1;
+/// What was asked for makes no sense.
+constexpr int kBadCommand = 2;
+
+int replay(const std::string& path) try {
   const auto recording = forge::replicas::load_recording(path);
   if (recording && !recording->program.empty()) {
     std::fprintf(stderr,
@@ -21,42 +28,111 @@ int replay(const std::string& path) {
                  "forge::init)\n",
                  recording->program.c_str(), recording->program.c_str(),
                  forge::replicas::kReplayFlag, path.c_str());
-    return 2;
+    return kBadCommand;
   }
   return forge::replicas::run_replay(path);
+} catch (const forge::Error& error) {
+  std::fprintf(stderr, "forge: %s\n", error.what());
+  return kBadCommand;
 }
 
-/// Newest first.
-std::vector<std::filesystem::path> reports_in(const std::string& folder) {
-  std::vector<std::filesystem::path> found;
-  std::error_code none;
-  for (std::filesystem::directory_iterator it(folder, none), end; it != end; it.increment(none)) {
-    if (it->path().extension() == ".crash") found.push_back(it->path());
-  }
-  std::sort(found.begin(), found.end(), [&](const auto& a, const auto& b) {
-    std::error_code ignored;
-    return std::filesystem::last_write_time(a, ignored) >
-           std::filesystem::last_write_time(b, ignored);
+/// Everything a command line can say.
+struct Wanted {
+  std::string path, controller, service;
+  std::string folder = forge::replicas::default_keep_folder();
+  std::size_t reports = 1;
+  bool json = false;
+  int count = 0;
+  EventsWanted events;
+  TopWanted top;
+  CallWanted call;
+};
+
+using Run = std::function<int()>;
+
+CLI::App* add(CLI::App& app, const char* name, const char* what, Run& chosen, Run run) {
+  CLI::App* const command = app.add_subcommand(name, what);
+  command->callback([&chosen, run = std::move(run)] { chosen = run; });
+  return command;
+}
+
+void add_looking(CLI::App& app, Wanted& w, Run& run) {
+  const auto whose = [&](CLI::App* command) {
+    command->add_option("--controller", w.controller,
+                        "Process id of the controller, if several run (forge ps shows them)");
+  };
+  CLI::App* command = add(app, "ps", "Controllers of this user and their services", run,
+                          [&] { return ps(w.json); });
+  command->add_flag("--json", w.json, "As JSON");
+
+  command = add(app, "top", "Live view of a controller; q quits", run, [&] {
+    w.top.controller = w.controller;
+    return top(w.top);
   });
-  return found;
+  whose(command);
+  command->add_flag("--once", w.top.once, "One picture, for scripts and logs");
+  command->add_option("--interval", w.top.interval_s, "Seconds between pictures")
+      ->capture_default_str()
+      ->check(CLI::Range(0.05, 3600.0));
+
+  command = add(app, "stats", "A controller's statistics, once", run,
+                [&] { return stats(w.controller, w.service, w.json); });
+  whose(command);
+  command->add_option("service", w.service, "Of this one only");
+  command->add_flag("--json", w.json, "As JSON; numbers have their unit in their name");
+
+  command = add(app, "events", "What has happened to services", run, [&] {
+    w.events.json = w.json;
+    return events(w.controller, w.events);
+  });
+  whose(command);
+  command->add_flag("-f,--follow", w.events.follow, "Go on until the controller ends");
+  command->add_option("--last", w.events.last, "So many that have been already")
+      ->capture_default_str()
+      ->check(CLI::Range(0, 1000));
+  command->add_flag("--json", w.json, "One JSON object a line");
 }
 
-int postmortem(const std::string& folder, std::size_t count) {
-  const auto reports = reports_in(folder);
-  if (reports.empty()) {
-    std::printf("No worker of this user has left a crash report in %s.\n", folder.c_str());
-    return 0;
-  }
-  for (std::size_t i = 0; i < std::min(count, reports.size()); ++i) {
-    std::ifstream in(reports[i]);
-    std::printf("%s%s\n", i == 0 ? "" : "\n", reports[i].c_str());
-    for (std::string line; std::getline(in, line);) std::printf("%s\n", line.c_str());
-  }
-  if (count < reports.size()) {
-    std::printf("\n%zu older ones; forge postmortem --last %zu shows all\n", reports.size() - count,
-                reports.size());
-  }
-  return 0;
+void add_acting(CLI::App& app, Wanted& w, Run& run) {
+  CLI::App* command = add(app, "drain", "Lets a service finish what it has, and stops it", run,
+                          [&] { return drain(w.controller, w.service); });
+  command->add_option("service", w.service, "Its name")->required();
+  command->add_option("--controller", w.controller, "Process id of its controller");
+  command->footer("New calls answer Stopped. What runs has the controller's shutdown_grace.");
+
+  command = add(app, "scale", "Gives a service more or fewer replicas", run,
+                [&] { return scale(w.controller, w.service, w.count); });
+  command->add_option("service", w.service, "Its name")->required();
+  command->add_option("replicas", w.count, "Between its min_replicas and max_replicas")
+      ->required()
+      ->check(CLI::NonNegativeNumber);
+  command->add_option("--controller", w.controller, "Process id of its controller");
+
+  command = add(app, "call", "Starts one replica of an actor and calls an endpoint", run,
+                [&] { return call(w.call); });
+  command->add_option("plugin", w.call.plugin, "Its file")->required();
+  command->add_option("actor", w.call.actor, "Its name")->required();
+  command->add_option("endpoint", w.call.endpoint, "Its name")->required();
+  command->add_option("arguments", w.call.arguments, "JSON each; text may do without quotes");
+  command->add_option("--init", w.call.init, "Arguments of the constructor, as a JSON array")
+      ->capture_default_str();
+  command->add_option("--timeout", w.call.timeout_s, "Seconds for the call; 0: as long as it takes")
+      ->capture_default_str()
+      ->check(CLI::Range(0.0, 1e9));
+  command->footer("Before numbers below zero:  forge call PLUGIN Actor endpoint -- -5");
+
+  command = add(app, "replay", "Runs a request that killed workers once more, in this process", run,
+                [&] { return replay(w.path); });
+  command->add_option("file", w.path, "That the PoisonRequest named")->required();
+  command->footer("Under a debugger:  gdb --args forge replay FILE");
+
+  command = add(app, "postmortem", "What workers were doing when they crashed, newest first", run,
+                [&] { return postmortem(w.folder, w.reports); });
+  command->add_option("--last", w.reports, "So many of them")
+      ->check(CLI::PositiveNumber)
+      ->capture_default_str();
+  command->add_option("--dir", w.folder, "Where ControllerOptions::poison_dir says")
+      ->capture_default_str();
 }
 
 }  // namespace
@@ -65,23 +141,23 @@ int main(int argc, char** argv) try {
   CLI::App app{"Looks into forge services.", "forge"};
   app.require_subcommand(1);
   app.footer("Measuring: forge-bench --help");
-  std::string path;
-  CLI::App* const again =
-      app.add_subcommand("replay", "Runs a request that killed workers once more, in this process");
-  again->add_option("file", path, "That the PoisonRequest named")->required();
-  again->footer("Under a debugger:  gdb --args forge replay FILE");
-  std::string folder = forge::replicas::default_keep_folder();
-  std::size_t count = 1;
-  CLI::App* const after =
-      app.add_subcommand("postmortem", "What workers were doing when they crashed, newest first");
-  after->add_option("--last", count, "So many of them")
-      ->check(CLI::PositiveNumber)
-      ->capture_default_str();
-  after->add_option("--dir", folder, "Where ControllerOptions::poison_dir says")
-      ->capture_default_str();
-  CLI11_PARSE(app, argc, argv);
-  return after->parsed() ? postmortem(folder, count) : replay(path);
+  Wanted wanted;
+  Run run;
+  add_looking(app, wanted, run);
+  add_acting(app, wanted, run);
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::ParseError& error) {
+    return app.exit(error) == 0 ? 0 : kBadCommand;
+  }
+  return run();
+} catch (const forge::Error& error) {
+  std::fprintf(stderr, "forge: %s\n", printable(error.what()).c_str());
+  return kNotDone;
+} catch (const nlohmann::json::exception&) {
+  std::fprintf(stderr, "forge: the controller sent what no controller sends\n");
+  return kNotDone;
 } catch (const std::exception& error) {
-  std::fprintf(stderr, "forge: %s\n", error.what());
-  return 2;
+  std::fprintf(stderr, "forge: %s\n", printable(error.what()).c_str());
+  return kBadCommand;
 }
