@@ -9,9 +9,11 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <chrono>
 #include <cstring>
 #include <mutex>
 #include <system_error>
+#include <thread>
 
 namespace forge::core {
 namespace {
@@ -22,7 +24,10 @@ using shm::FileDescriptor;
 constexpr const char* kEnding = ".sock";
 /// Controllers of one process that can be found.
 constexpr int kMostControllers = 64;
-constexpr int kBacklog = 16;
+constexpr int kBacklog = 64;
+/// As long as others wait to be let in, so do we.
+constexpr std::chrono::milliseconds kTurn{5};
+constexpr int kMostTurns = 400;
 
 std::string reason() { return std::generic_category().message(errno); }
 
@@ -200,6 +205,10 @@ std::vector<FoundSocket> find_sockets() {
 
 Result<FileDescriptor> connect_to(const fs::path& path) {
   FileDescriptor fd = try_to_connect(path);
+  for (int turn = 0; !fd && errno == EAGAIN && turn < kMostTurns; ++turn) {
+    std::this_thread::sleep_for(kTurn);
+    fd = try_to_connect(path);
+  }
   if (!fd) {
     return make_error({ErrorCode::unavailable, "nobody answers at " + path.string() + ": " +
                                                    reason() + "; its controller may have ended"});
