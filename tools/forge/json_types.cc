@@ -278,8 +278,6 @@ class Encoder {
 
 // ---- reading
 
-Json number_json(double value) { return value; }
-
 Json numbers_json(const detail::Numbers& numbers) {
   Json result = Json::array();
   const bool real = numbers.dtype == DType::f16 || numbers.dtype == DType::bf16 ||
@@ -361,7 +359,7 @@ Json get(detail::Reader& reader, const Type& wanted, const Inside* inside) {
     case Kind::integer:
       return type.is_signed ? Json(reader.integer()) : Json(reader.unsigned_integer());
     case Kind::floating:
-      return number_json(reader.float64());
+      return reader.float64();
     case Kind::text:
       return std::string(reader.string());
     case Kind::bytes:
@@ -424,8 +422,10 @@ SignatureTypes parse_signature(std::string_view text) {
 
 Json parse_argument(const Type& type, const std::string& text) {
   Json value = Json::parse(text, nullptr, false);
-  const bool textual = type.kind == Kind::text || type.kind == Kind::bytes;
-  if (textual && !value.is_string()) return text;
+  const bool optional = type.kind == Kind::optional;
+  const Type& inner = optional ? type.parts[0] : type;
+  const bool textual = inner.kind == Kind::text || inner.kind == Kind::bytes;
+  if (textual && !value.is_string() && !(optional && value.is_null())) return text;
   if (value.is_discarded()) {
     throw InvalidArgument("'" + text + "' is not JSON; a value of type " + type.name +
                           " is wanted (mind the shell's quotes)");

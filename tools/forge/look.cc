@@ -87,6 +87,7 @@ int stats(const std::string& controller, const std::string& service, bool json) 
     statistics["services"] = std::move(wanted);
   }
   if (json) {
+    statistics["unix_ms"] = unix_ms_of(statistics.value("at_ns", std::int64_t{0}));
     std::printf("%s\n", statistics.dump(2).c_str());
   } else {
     print(view_of(statistics));
@@ -95,7 +96,7 @@ int stats(const std::string& controller, const std::string& service, bool json) 
 }
 
 std::string event_line(const Json& event, bool date) {
-  std::string line = format_time(event.value("unix_ms", std::int64_t{0}), date);
+  std::string line = format_time(unix_ms_of(event.value("at_ns", std::int64_t{0})), date);
   const auto column = [&](std::string text, std::size_t width) {
     text.resize(std::max(text.size(), width), ' ');
     line += "  " + text;
@@ -111,12 +112,13 @@ int events(const std::string& controller, const EventsWanted& wanted) {
   Connection connection(find_controller(controller));
   connection.send({{"command", "events"}, {"follow", wanted.follow}, {"last", wanted.last}});
   for (;;) {
-    const auto answer = connection.receive(std::chrono::hours(1));
+    auto answer = connection.receive(std::chrono::hours(1));
     if (!answer) continue;
     require_ok(*answer);
     if (const auto missed = answer->value("missed", std::uint64_t{0}); missed != 0)
       std::fprintf(stderr, "(%llu older ones are gone)\n", static_cast<unsigned long long>(missed));
-    for (const Json& event : answer->value("events", Json::array())) {
+    for (Json& event : answer->at("events")) {
+      event["unix_ms"] = unix_ms_of(event.value("at_ns", std::int64_t{0}));
       std::printf("%s\n",
                   wanted.json ? core::dump(event).c_str() : event_line(event, true).c_str());
     }

@@ -1,5 +1,6 @@
 // forge: what one does with a running or broken service from a shell.
 #include <CLI/CLI.hpp>
+#include <algorithm>
 #include <cstdio>
 #include <exception>
 #include <functional>
@@ -34,6 +35,22 @@ int replay(const std::string& path) try {
 } catch (const forge::Error& error) {
   std::fprintf(stderr, "forge: %s\n", error.what());
   return kBadCommand;
+}
+
+bool begins_an_array(const std::string& text) {
+  const std::size_t first = text.find_first_not_of(' ');
+  return first != std::string::npos && text[first] == '[';
+}
+
+/// CLI11 takes "[1,2]" for two arguments, unless there is a blank before it.
+std::vector<std::string> arguments_of(int argc, char** argv) {
+  std::vector<std::string> arguments(argv + 1, argv + argc);
+  const bool calls = !arguments.empty() && arguments[0] == "call";
+  for (std::string& argument : arguments) {
+    if (calls && begins_an_array(argument)) argument.insert(0, 1, ' ');
+  }
+  std::reverse(arguments.begin(), arguments.end());  // as CLI11 wants them
+  return arguments;
 }
 
 /// Everything a command line can say.
@@ -108,8 +125,12 @@ void add_acting(CLI::App& app, Wanted& w, Run& run) {
       ->check(CLI::NonNegativeNumber);
   command->add_option("--controller", w.controller, "Process id of its controller");
 
-  command = add(app, "call", "Starts one replica of an actor and calls an endpoint", run,
-                [&] { return call(w.call); });
+  command = add(app, "call", "Starts one replica of an actor and calls an endpoint", run, [&] {
+    for (std::string& argument : w.call.arguments) {
+      if (begins_an_array(argument)) argument.erase(0, 1);
+    }
+    return call(w.call);
+  });
   command->add_option("plugin", w.call.plugin, "Its file")->required();
   command->add_option("actor", w.call.actor, "Its name")->required();
   command->add_option("endpoint", w.call.endpoint, "Its name")->required();
@@ -146,7 +167,7 @@ int main(int argc, char** argv) try {
   add_looking(app, wanted, run);
   add_acting(app, wanted, run);
   try {
-    app.parse(argc, argv);
+    app.parse(arguments_of(argc, argv));
   } catch (const CLI::ParseError& error) {
     return app.exit(error) == 0 ? 0 : kBadCommand;
   }

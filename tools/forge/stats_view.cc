@@ -45,7 +45,9 @@ std::string header(const Json& statistics) {
   return printable("controller " + count(who, "pid") + "  " + text(who, "program") +
                    (name.empty() ? "" : " (" + name + ")") + "  forge " + text(who, "version") +
                    "  up " + format_age(real(who, "uptime_s")) + "  at " +
-                   format_time(static_cast<std::int64_t>(real(statistics, "unix_ms")), false));
+                   format_time(unix_ms_of(static_cast<std::int64_t>(
+                                   std::clamp(real(statistics, "at_ns"), 0.0, 1e18))),
+                               false));
 }
 
 void append(std::vector<std::string>& lines, const Table& table) {

@@ -4,8 +4,11 @@
 
 #include <algorithm>
 #include <array>
+#include <chrono>
 #include <cmath>
 #include <cstdio>
+
+#include "shm/clock.h"
 
 namespace forge::tool {
 namespace {
@@ -64,6 +67,14 @@ std::string format_bytes(double bytes) {
   for (; bytes >= 1024 && unit + 1 < std::size(kUnits); ++unit) bytes /= 1024;
   if (unit == 0) return std::to_string(static_cast<std::int64_t>(std::max(bytes, 0.0))) + " B";
   return three(bytes, kUnits[unit]);
+}
+
+std::int64_t unix_ms_of(std::int64_t at_ns) {
+  using namespace std::chrono;
+  const auto now = system_clock::now().time_since_epoch();
+  return duration_cast<milliseconds>(now -
+                                     nanoseconds(shm::now_ns() - std::max<std::int64_t>(at_ns, 0)))
+      .count();
 }
 
 std::string format_time(std::int64_t unix_ms, bool date) {
