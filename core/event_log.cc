@@ -3,7 +3,8 @@
 #include <sys/eventfd.h>
 
 #include <algorithm>
-#include <chrono>
+
+#include "shm/clock.h"
 
 namespace forge::core {
 namespace {
@@ -12,9 +13,8 @@ constexpr std::size_t kLongestText = 2000;
 }  // namespace
 
 void EventLog::add(Event event) {
-  using namespace std::chrono;
   if (event.text.size() > kLongestText) event.text.resize(kLongestText);
-  event.unix_ms = duration_cast<milliseconds>(system_clock::now().time_since_epoch()).count();
+  event.at_ns = shm::now_ns();
   const std::lock_guard lock(mutex_);
   event.number = ++last_;
   events_.push_back(std::move(event));

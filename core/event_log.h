@@ -18,7 +18,7 @@ struct Event {
   int replica = -1;     ///< -1: all of the service
   std::string text;
   std::uint64_t number = 0;  ///< from 1, without gaps. The log gives it
-  std::int64_t unix_ms = 0;  ///< likewise
+  std::int64_t at_ns = 0;    ///< likewise; CLOCK_MONOTONIC, which all processes share
 };
 
 /// Any thread. Its lock is a leaf.

@@ -5,16 +5,13 @@
 #include <algorithm>
 #include <map>
 
+#include "shm/clock.h"
+
 namespace forge::core {
 namespace {
 
 double in_seconds(std::chrono::nanoseconds time) {
   return std::chrono::duration<double>(time).count();
-}
-
-std::int64_t unix_ms() {
-  using namespace std::chrono;
-  return duration_cast<milliseconds>(system_clock::now().time_since_epoch()).count();
 }
 
 Json status_json(const ReplicaStatus& status) {
@@ -86,7 +83,7 @@ Json to_json(const Identity& identity) {
 
 Json to_json(const Event& event) {
   return {{"number", event.number},
-          {"unix_ms", event.unix_ms},
+          {"at_ns", event.at_ns},
           {"level", std::string(to_string(event.level))},
           {"kind", event.kind},
           {"service", event.service},
@@ -147,7 +144,7 @@ Json statistics_of(Engine& engine) {
 }
 
 Json statistics_of(const Identity& identity, const std::vector<std::shared_ptr<Engine>>& engines) {
-  Json json{{"controller", to_json(identity)}, {"unix_ms", unix_ms()}};
+  Json json{{"controller", to_json(identity)}, {"at_ns", shm::now_ns()}};
   json["services"] = Json::array();
   for (const auto& engine : engines) json["services"].push_back(statistics_of(*engine));
   return json;

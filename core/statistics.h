@@ -1,5 +1,5 @@
 // What `forge top` and `forge stats` show, as JSON. Each number has its unit in its name; numbers without
-// one are counts.
+// one are counts. "at_ns" is CLOCK_MONOTONIC: whoever shows it knows what time that was.
 #pragma once
 
 #include <string>
