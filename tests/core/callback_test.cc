@@ -223,6 +223,58 @@ TEST_F(Futures, MayBeDroppedBeforeAndAfterTheyAreReady) {
   left->set(std::string(100, 'x'));
 }
 
+/// Completes states on a thread of its own, at the time at which the test does something else to
+/// them. Nothing but the states orders what the two do.
+class Producer {
+ public:
+  Producer() {
+    thread_ = std::thread([this] {
+      for (int round = 0; round < kRounds; ++round) {
+        while (next_.load(std::memory_order_acquire) == nullptr) std::this_thread::yield();
+        next_.exchange(nullptr, std::memory_order_relaxed)->set(std::string(100, 'x'));
+      }
+    });
+  }
+  Producer(const Producer&) = delete;
+  Producer& operator=(const Producer&) = delete;
+  ~Producer() { thread_.join(); }
+
+  /// Completes it a little before or after the return. To be called kRounds times.
+  void complete(detail::ValueState<std::string>* state) {
+    while (next_.load(std::memory_order_relaxed) != nullptr) std::this_thread::yield();
+    next_.store(state, std::memory_order_release);
+    if (++round_ % 2 == 0) return;  // most often we are first then
+    while (next_.load(std::memory_order_relaxed) != nullptr) std::this_thread::yield();
+    for (volatile int i = round_ % 50 * 40; i != 0;) i = i - 1;
+  }
+
+  static constexpr int kRounds = 5000;
+
+ private:
+  std::atomic<detail::ValueState<std::string>*> next_{nullptr};
+  int round_ = 0;
+  std::thread thread_;
+};
+
+TEST_F(Futures, MayBeDroppedWhileTheyBecomeReady) {
+  Producer producer;
+  for (int i = 0; i < Producer::kRounds; ++i) {
+    auto [future, state] = detail::make_promise<std::string>();
+    producer.complete(state);
+  }
+}
+
+TEST_F(Futures, MayBeContinuedWhileTheyBecomeReady) {
+  Producer producer;
+  for (int i = 0; i < Producer::kRounds; ++i) {
+    auto [future, state] = detail::make_promise<std::string>();
+    producer.complete(state);
+    auto length =
+        std::move(future).then([](const Result<std::string>& text) { return text->size(); });
+    ASSERT_EQ(length.get(), 100u);
+  }
+}
+
 TEST_F(Futures, RunContinuationsOnTheCallbackThreadInAChain) {
   auto [future, state] = detail::make_promise<int>();
   auto chained = std::move(future)

@@ -6,6 +6,7 @@
 
 #include <atomic>
 #include <chrono>
+#include <memory>
 #include <thread>
 #include <vector>
 
@@ -164,6 +165,27 @@ TEST(Scopes, AreKeptByAnAwaitableThatDoesNotSuspendAfterAll) {
   const auto task = []() -> Task<> { EXPECT_EQ(co_await Undecided{}, 4); };
   start(loop, task(), ended);
   EXPECT_EQ(ended, 1);
+}
+
+/// The loop of threads without one may have been made on any thread.
+TEST(CommonLoop, IsSeenAsItWasMade) {
+  struct Counts final : detail::Loop {
+    void post(std::coroutine_handle<>) override {}
+    void post_at(std::chrono::steady_clock::time_point, std::coroutine_handle<>) override {
+      ++posted;
+    }
+    int posted = 0;
+  };
+  std::unique_ptr<Counts> made;
+  std::thread maker([&] {
+    made = std::make_unique<Counts>();
+    detail::set_common_loop(made.get());
+  });
+  while (detail::common_loop() == nullptr) std::this_thread::yield();
+  detail::common_loop()->post_at({}, std::noop_coroutine());
+  maker.join();
+  detail::set_common_loop(nullptr);
+  EXPECT_EQ(made->posted, 1);
 }
 
 TEST(Sleep, SleepsOnTheThreadWhereThereIsNoLoop) {
