@@ -49,7 +49,11 @@ std::string Engine::last_moments(const Unit& unit, std::uint32_t rank) const {
        replicas::describe(flight, shm::coarse_now_ns(),
                           [&](std::uint16_t endpoint) { return endpoint_name(endpoint); }))
     text += "\n    " + line;
-  if (flight.signal != 0) host_->keep_report(rank_name(unit, rank), unit.life->first_exit + text);
+  if (flight.signal == 0 && !unit.life->killed_from_outside && !unit.life->fenced)
+    text += std::string("\n    where it crashed: ") + replicas::kBacktraceVariable +
+            "=1 in the environment of workers has it told";
+  if (!unit.life->killed_from_outside && !unit.life->fenced)
+    host_->keep_report(rank_name(unit, rank), unit.life->first_exit + text);
   return text;
 }
 

@@ -7,6 +7,7 @@
 #include <unistd.h>
 
 #include <atomic>
+#include <cstdlib>
 #include <cstring>
 
 #include "replicas/flight.h"
@@ -89,6 +90,11 @@ void on_signal(int number, siginfo_t* info, void* /*context*/) {
 }
 
 }  // namespace
+
+bool wants_backtrace() {
+  const char* const value = std::getenv(kBacktraceVariable);
+  return value != nullptr && *value != 0 && std::strcmp(value, "0") != 0;
+}
 
 void note_crashes(shm::CrashNote& note) {
 #ifndef FORGE_SANITIZED

@@ -56,6 +56,11 @@ std::vector<std::string> describe(const Flight& flight, std::int64_t died_ns,
 /// Where what deaths leave behind is kept, unless ControllerOptions::poison_dir says otherwise.
 std::string default_keep_folder();
 
+/// Set to something but 0 in a worker's environment, it asks for the stack of crashes. Without it all
+/// signals are as the system has them.
+inline constexpr const char* kBacktraceVariable = "FORGE_BACKTRACE";
+bool wants_backtrace();
+
 /// From now on SIGSEGV, SIGBUS, SIGFPE, SIGILL and SIGABRT leave a note of where they struck, before
 /// they end the process as they always do. Once, on the thread that runs the actor. Does nothing
 /// under sanitizers, which have reports of their own.

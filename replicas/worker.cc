@@ -478,7 +478,8 @@ int run_worker(int argc, char** argv) {
   if (!group_files) return refuse(group_files.error().what());
   responses->prefault(shm::kAnswersOffset, shm::Access::read_write);
   settle(file->identity.cpu);
-  note_crashes(reinterpret_cast<shm::ResponseFile*>(responses->data())->crash);
+  if (wants_backtrace())
+    note_crashes(reinterpret_cast<shm::ResponseFile*>(responses->data())->crash);
   FORGE_FAILPOINT(attached);
   return serve(std::move(*requests), std::move(*responses), std::move(*arena),
                std::move(*group_files), std::move(backend));

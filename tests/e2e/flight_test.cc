@@ -38,7 +38,7 @@ class CrashReport : public ::testing::Test {
 };
 
 TEST_F(CrashReport, SaysWhatRanAndWhereTheSignalStruck) {
-  Service service = start({});
+  Service service = start({.env = {{"FORGE_BACKTRACE", "1"}}});
   EXPECT_EQ(service.endpoint<std::int64_t(std::int64_t)>("echo").route(1).get(), 1);
   EXPECT_EQ(outcome(await(service.endpoint<void()>("abort").route())), "worker_lost");
   ASSERT_TRUE(wait_restarted(service, 0, 1));
