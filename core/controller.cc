@@ -52,9 +52,10 @@ void check_counts(const std::string& who, const Options& options) {
     invalid(who + "spares is " + std::to_string(options.spares) + "; it starts at 0");
   if (options.spares > kMostWorkers || most > kMostWorkers ||
       options.procs > kMostWorkers / (most + options.spares)) {
-    invalid(who + "procs " + std::to_string(options.procs) + " times replicas and spares " +
-            std::to_string(most) + " + " + std::to_string(options.spares) + " is more than " +
-            std::to_string(kMostWorkers) + " workers; lower one of them");
+    invalid(who + "procs " + std::to_string(options.procs) +
+            " times num_replicas or max_replicas " + std::to_string(most) + " and spares " +
+            std::to_string(options.spares) + " is more than " + std::to_string(kMostWorkers) +
+            " workers; lower one of them");
   }
   if (options.replica_max_concurrent_requests < 1)
     invalid(who + "replica_max_concurrent_requests must be at least 1");

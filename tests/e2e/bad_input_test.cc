@@ -241,8 +241,9 @@ TEST_F(BadInput, TimesThatAreNone) {
   EXPECT_EQ(value_of(counter.endpoint<std::int64_t()>("value").route()), 0);
 }
 
-TEST_F(BadInput, WhatIsNotThereYetSaysSo) {
-  refused<NotSupported>({.autoscaling = {.enabled = true}});
+TEST_F(BadInput, ReplicasWithoutBounds) {
+  EXPECT_THAT(refused<InvalidArgument>({.autoscaling = {.enabled = true}}),
+              HasSubstr("max_replicas"));
   refused<InvalidArgument>({.spares = -1});
 }
 
