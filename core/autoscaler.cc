@@ -12,6 +12,8 @@ using std::chrono::nanoseconds;
 
 /// A replica is not planned to be busier than that.
 constexpr double kBusiest = 0.9;
+/// A number that was too few for a rate is so for this share of it, too.
+constexpr double kStillTooFew = 0.95;
 /// So long is it remembered what a replica could do.
 constexpr std::chrono::hours kMemory{24};
 /// What the last samples of capacity count for.
@@ -36,6 +38,8 @@ ScalingDecision Autoscaler::decide(const ScalingInput& given) {
   watch(input);
   ScalingDecision decision = judge(input);
   decision.urgent = false;
+  if (decision.replicas > input.replicas && input.replicas > 0 && !options_.policy)
+    too_few_[input.replicas] = {input.request_rate, input.now};
   if (decision.replicas != input.replicas) {
     last_change_ = input.now;
     waiting_when_up_ = waiting_now(input);
@@ -81,7 +85,11 @@ void Autoscaler::learn_capacity(const ScalingInput& input) {
   const bool settled = input.starting == 0 && input.healthy == input.replicas - input.quarantined &&
                        (!last_change_ || input.now - *last_change_ > options_.look_back);
   const double each = input.request_rate / input.healthy;
-  if (settled && capacity_ > 0 && each > capacity_) learn(each, 1);
+  if (!settled) return;
+  if (capacity_ > 0 && each > capacity_) learn(each, 1);
+  const auto found = too_few_.find(input.replicas);
+  if (found != too_few_.end() && input.request_rate > found->second.request_rate)
+    too_few_.erase(found);
 }
 
 bool Autoscaler::is_emergency(const ScalingInput& input) const {
@@ -120,6 +128,7 @@ ScalingDecision Autoscaler::judge(const ScalingInput& input) {
 
 ScalingDecision Autoscaler::wish(const ScalingInput& input, bool emergency) {
   ScalingDecision wanted;
+  if (!wanted_since_) wanted_since_ = input.now;
   if (options_.policy) {
     try {
       wanted = options_.policy->decide(input);
@@ -129,14 +138,29 @@ ScalingDecision Autoscaler::wish(const ScalingInput& input, bool emergency) {
       return stay(input, "the scaling policy threw something");
     }
   } else if (options_.target_ongoing_requests) {
-    wanted = decide_by_target(options_, input);
+    wanted = by_target(input);
   } else {
-    return thresholds_.decide(options_, input, emergency);
+    Least least = least_for_rate(input);
+    if (least.replicas < input.replicas) least.reason.clear();
+    return thresholds_.decide(options_, input, emergency, least.reason);
   }
-  if (!wanted_since_) wanted_since_ = input.now;
   while (!wanted_.empty() && wanted_.back().second <= wanted.replicas) wanted_.pop_back();
   wanted_.emplace_back(input.now, wanted.replicas);
   while (wanted_.front().first < input.now - options_.scale_down_delay) wanted_.pop_front();
+  return wanted;
+}
+
+ScalingDecision Autoscaler::by_target(const ScalingInput& input) const {
+  ScalingDecision wanted = decide_by_target(options_, input);
+  // A moment after the beginning, averages are noise.
+  if (wanted.replicas > input.replicas && !saturated_since_ &&
+      input.now - *wanted_since_ < options_.look_back)
+    return stay(input, wanted.reason + "; that is measured for " + seconds(options_.look_back));
+  if (const Least least = least_for_rate(input);
+      wanted.replicas < std::min(least.replicas, input.replicas)) {
+    wanted.replicas = std::min(least.replicas, input.replicas);
+    wanted.reason += "; but " + least.reason;
+  }
   return wanted;
 }
 
@@ -210,10 +234,24 @@ ScalingDecision Autoscaler::grow(const ScalingInput& input, ScalingDecision wish
   return wish;
 }
 
-int Autoscaler::least_for_rate(const ScalingInput& input) const {
-  if (!knows_capacity(input)) return 0;
-  return static_cast<int>(std::ceil(std::min(input.request_rate / (kBusiest * capacity_), 1e6))) +
-         input.quarantined;
+Autoscaler::Least Autoscaler::least_for_rate(const ScalingInput& input) const {
+  Least least;
+  if (knows_capacity(input)) {
+    const double count = std::ceil(std::min(input.request_rate / (kBusiest * capacity_), 1e6));
+    least.replicas = static_cast<int>(count) + input.quarantined;
+    least.reason = number(input.request_rate) + " requests/s need " + replicas(least.replicas) +
+                   ": one answers " + number(capacity_) + "/s";
+  }
+  for (const auto& [count, then] : too_few_) {
+    const bool counts = count >= least.replicas && count < input.replicas &&
+                        input.now - then.at < kMemory &&
+                        input.request_rate >= kStillTooFew * then.request_rate;
+    if (!counts) continue;
+    least.replicas = count + 1;
+    least.reason =
+        replicas(count) + " were too few for " + number(then.request_rate) + " requests/s";
+  }
+  return least;
 }
 
 int Autoscaler::most_wanted(const ScalingInput& input) const {
@@ -236,12 +274,9 @@ ScalingDecision Autoscaler::shrink(const ScalingInput& input, ScalingDecision wi
     }
     wish.replicas = most;
   }
-  if (const int least = least_for_rate(input); least > wish.replicas) {
-    if (least >= input.replicas) {
-      return stay(input, wish.reason + "; but " + number(input.request_rate) +
-                             " requests/s need them: one answers " + number(capacity_) + "/s");
-    }
-    wish.replicas = least;
+  if (const Least least = least_for_rate(input); least.replicas > wish.replicas) {
+    if (least.replicas >= input.replicas) return stay(input, wish.reason + "; but " + least.reason);
+    wish.replicas = least.replicas;
   }
   if (wish.replicas == 0) {
     const bool idle = idle_since_ && input.now - *idle_since_ >= options_.scale_down_delay;

@@ -12,9 +12,10 @@
 //       fail would make others fail. Replicas that are starting do not count as unhealthy.
 //   A4  None is taken away while others start; nor, for targets and own policies, unless fewer have been
 //       wanted throughout scale_down_delay, and then as many as were wanted at most in that time.
-//   A5  None is taken away that the present rate of requests needs, by what replicas could answer when
-//       they last had queues. That keeps badly chosen thresholds from swinging between too few and
-//       too many.
+//   A5  None is taken away that the present rate of requests needs: by what replicas could answer when
+//       they last had queues, and by the rates at which there have been too few of them. That keeps
+//       badly chosen thresholds from swinging between too few and too many, and targets, too: with
+//       fewer replicas queues are longer, so that what looks like less load is the same.
 //   A6  A queue is watched for two seconds, five if none has told before what a replica can do. Then
 //       thresholds and targets add no more than it takes for the requests that come, and to work off
 //       in a minute what waits; an emergency adds exactly these, or doubles if nothing is answered.
@@ -27,7 +28,9 @@
 
 #include <chrono>
 #include <deque>
+#include <map>
 #include <optional>
+#include <string>
 #include <utility>
 
 #include "core/scaling_rules.h"
@@ -54,6 +57,7 @@ class Autoscaler {
  private:
   void watch(const ScalingInput& input);
   void learn_capacity(const ScalingInput& input);
+  ScalingDecision by_target(const ScalingInput& input) const;
   bool is_emergency(const ScalingInput& input) const;
   ScalingDecision judge(const ScalingInput& input);
   ScalingDecision wish(const ScalingInput& input, bool emergency);
@@ -64,7 +68,12 @@ class Autoscaler {
   bool knows_capacity(const ScalingInput& input) const;
   std::optional<int> enough(const ScalingInput& input) const;
   bool by_thresholds() const { return !options_.policy && !options_.target_ongoing_requests; }
-  int least_for_rate(const ScalingInput& input) const;
+  /// A5, and why; nothing is needed if nothing is known.
+  struct Least {
+    int replicas = 0;
+    std::string reason = {};
+  };
+  Least least_for_rate(const ScalingInput& input) const;
   int most_wanted(const ScalingInput& input) const;
   std::chrono::nanoseconds left_of(std::chrono::nanoseconds cooldown, ScalingTime now) const;
 
@@ -80,6 +89,12 @@ class Autoscaler {
   // How many were wanted in the last scale_down_delay, and when: falling, so the first is the most.
   std::deque<std::pair<ScalingTime, int>> wanted_;
   std::optional<ScalingTime> wanted_since_;
+  // Which number was too few for which rate, and when.
+  struct TooFew {
+    double request_rate;
+    ScalingTime at;
+  };
+  std::map<int, TooFew> too_few_;
   // With queues at all replicas, what they answer is what they can.
   std::optional<ScalingTime> saturated_since_;
   double waiting_when_saturated_ = 0;

@@ -85,7 +85,7 @@ double waiting_now(const ScalingInput& input) {
 // ---- thresholds
 
 ScalingDecision Thresholds::decide(const Autoscaling& options, const ScalingInput& input,
-                                   bool emergency) {
+                                   bool emergency, const std::string& needed) {
   const SpreadLoad load = spread(input);
   const int step = options.scale_up_step;
   if (emergency) {
@@ -110,10 +110,11 @@ ScalingDecision Thresholds::decide(const Autoscaling& options, const ScalingInpu
                                   " serve; " + std::to_string(missing) + " do not yet"};
     }
   }
-  return fewer(options, input);
+  return fewer(options, input, needed);
 }
 
-ScalingDecision Thresholds::fewer(const Autoscaling& options, const ScalingInput& input) {
+ScalingDecision Thresholds::fewer(const Autoscaling& options, const ScalingInput& input,
+                                  const std::string& needed) {
   const std::string at = "queue depth " + number(input.queue_depth) + ", capacity utilization " +
                          number(input.utilization);
   const bool low = input.healthy > 0 && input.queue_depth < options.scale_down_queue_depth &&
@@ -121,6 +122,10 @@ ScalingDecision Thresholds::fewer(const Autoscaling& options, const ScalingInput
   if (!low) {
     low_since_.reset();
     return {input.replicas, at + ": within the thresholds"};
+  }
+  if (!needed.empty()) {
+    low_since_.reset();
+    return {input.replicas, at + ": low; but " + needed};
   }
   if (!low_since_) low_since_ = input.now;
   const auto held = input.now - *low_since_;

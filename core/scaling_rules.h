@@ -32,11 +32,14 @@ double waiting_now(const ScalingInput& input);
 /// Autoscaling's thresholds. They move by steps, and remember since when load has been low.
 class Thresholds {
  public:
-  /// `emergency`: the replicas are doubled, and no fewer than a step is added.
-  ScalingDecision decide(const Autoscaling& options, const ScalingInput& input, bool emergency);
+  /// `emergency`: the replicas are doubled, and no fewer than a step is added. `needed`: why none can
+  /// be spared however low the load looks; empty if one can.
+  ScalingDecision decide(const Autoscaling& options, const ScalingInput& input, bool emergency,
+                         const std::string& needed);
 
  private:
-  ScalingDecision fewer(const Autoscaling& options, const ScalingInput& input);
+  ScalingDecision fewer(const Autoscaling& options, const ScalingInput& input,
+                        const std::string& needed);
 
   std::optional<ScalingTime> low_since_;
 };

@@ -346,7 +346,7 @@ TEST(Autoscaler, NoneGoesThatTheRateNeeds) {
   quiet.request_rate = 18;
   const ScalingDecision decision = scaler.decide(quiet);
   EXPECT_EQ(decision.replicas, 4);
-  EXPECT_THAT(decision.reason, HasSubstr("18 requests/s need them: one answers 5/s"));
+  EXPECT_THAT(decision.reason, HasSubstr("18 requests/s need 4 replicas: one answers 5/s"));
   quiet.request_rate = 13.4;
   EXPECT_EQ(scaler.decide(quiet).replicas, 3);
   quiet.request_rate = 18;
@@ -471,6 +471,28 @@ TEST(Autoscaler, TheTargetGoesDownToTheMostThatWasWanted) {
   const ScalingDecision decision = ask_for(scaler, input, 400s, &after);
   EXPECT_EQ(decision.replicas, 2);
   EXPECT_EQ(after, 300s - 102s);
+}
+
+TEST(Autoscaler, TheTargetDoesNotGoBackToWhatWasTooFew) {
+  Autoscaler scaler({.scale_down_delay = 0s, .target_ongoing_requests = 10});
+  ScalingInput input = usual();
+  input.queue_depth_now = 0;
+  input.now += 30s;
+  input.ongoing = input.ongoing_now = 28;
+  EXPECT_EQ(scaler.decide(input).replicas, 4);
+  input.ongoing = input.ongoing_now = 45;
+  input.now += 30s;  // before, averages are noise
+  EXPECT_EQ(scaler.decide(input).replicas, 5);
+  input.replicas = input.healthy = 5;
+  input.ongoing = input.ongoing_now = 30;  // of as many requests, they only wait less
+  input.now += 120s;
+  input.request_rate = 19;
+  const ScalingDecision decision = scaler.decide(input);
+  EXPECT_EQ(decision.replicas, 5);
+  EXPECT_THAT(decision.reason, HasSubstr("4 replicas were too few for 20 requests/s"));
+  input.request_rate = 18.9;
+  input.now += 1s;
+  EXPECT_EQ(scaler.decide(input).replicas, 4);
 }
 
 struct Scripted : ScalingPolicy {
