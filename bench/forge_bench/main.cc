@@ -9,6 +9,7 @@
 #include <memory>
 #include <nlohmann/json.hpp>
 
+#include "bench/forge_bench/autoscale_command.h"
 #include "bench/forge_bench/bars.h"
 #include "bench/forge_bench/chaos.h"
 #include "bench/forge_bench/chaos_report.h"
@@ -31,6 +32,7 @@ struct CommandLine {
   BarOptions bars;
   SlabShape slab;  // floor
   ChaosOptions chaos;
+  AutoscaleOptions autoscale;
 };
 
 /// A number of seconds; CLI::Range alone lets "nan" through.
@@ -273,6 +275,7 @@ struct Cli {
   CLI::App* floor;
   CLI::App* bars;
   CLI::App* chaos;
+  CLI::App* autoscale;
   CommandLine line;
 };
 
@@ -325,14 +328,21 @@ Cli::Cli() {
       "Calls of every kind carry numbers and checksums; workers tally what they execute in memory\n"
       "that forge does not manage, and the ledger holds the answers against the tally.");
   add_chaos(*chaos, line.chaos);
+
+  autoscale = app.add_subcommand(
+      "autoscale",
+      "What autoscaling would do with traffic, recorded or generated: the decider that ships, in\n"
+      "virtual time, next to a plan that knew all requests in advance.");
+  add_autoscale(*autoscale, line.autoscale);
 }
 
 int run_command(Cli& cli) {
   if (*cli.floor) return run_floor_command(cli.line);
   if (*cli.bars) return run_bars_command(cli.line);
   if (*cli.chaos) return run_chaos_command(cli.line);
+  if (*cli.autoscale) return run_autoscale(cli.line.autoscale);
   if (!*cli.echo && !*cli.digits) {
-    throw UsageError("say what to measure: echo, digits, floor, bars or chaos");
+    throw UsageError("say what to measure: echo, digits, floor, bars, chaos or autoscale");
   }
   Options& options = cli.line.options;
   options.work = *cli.digits ? Work::digits : Work::echo;

@@ -28,7 +28,7 @@ class CommandLine(unittest.TestCase):
     def test_help_names_every_command_and_option(self):
         top = bench("--help")
         self.assertEqual(top.returncode, 0, top.stderr)
-        for command in ["echo", "digits", "floor", "bars", "chaos"]:
+        for command in ["echo", "digits", "floor", "bars", "chaos", "autoscale"]:
             self.assertIn(command, top.stdout)
             self.assertEqual(bench(command, "--help").returncode, 0)
         options = bench("echo", "--help").stdout
@@ -40,10 +40,16 @@ class CommandLine(unittest.TestCase):
         for option in ["replicas", "clients", "inflight", "faults", "kill-every", "duration", "seed",
                        "json", "plugin-dir"]:
             self.assertIn("--" + option, options)
+        options = bench("autoscale", "--help").stdout
+        for option in ["pattern", "rate", "peak", "duration", "service-time", "start-time", "seed",
+                       "concurrency", "target-latency", "min-replicas", "max-replicas",
+                       "scale-up-queue-depth", "scale-down-delay", "target-ongoing-requests",
+                       "look-back", "width", "json"]:
+            self.assertIn("--" + option, options)
 
     def test_nonsense_gives_one_line_that_names_it_and_status_2(self):
         cases = [
-            ([], "echo, digits, floor, bars or chaos"),
+            ([], "echo, digits, floor, bars, chaos or autoscale"),
             (["ecco"], "ecco"),
             (["echo", "--replica", "2"], "--replica"),
             (["echo", "--replicas", "0"], "--replicas"),
@@ -86,6 +92,23 @@ class CommandLine(unittest.TestCase):
             (["chaos", "--duration", "0"], "--duration"),
             (["chaos", "--plugin-dir", "/nowhere"], "/nowhere"),
             (["chaos", "--json", "/nowhere/x.json"], "/nowhere/x.json"),
+            (["autoscale", "/nowhere/trace.csv"], "/nowhere/trace.csv"),
+            (["autoscale", "/nowhere/trace.csv", "--pattern", "ramp"], "leave one out"),
+            (["autoscale", "--pattern", "zigzag"], "zigzag"),
+            (["autoscale", "--rate", "nan"], "--rate"),
+            (["autoscale", "--rate", "9", "--peak", "3"], "--peak"),
+            (["autoscale", "--duration", "10"], "--duration"),
+            (["autoscale", "--duration", "-1h"], "-1h"),
+            (["autoscale", "--service-time", "0s"], "--service-time"),
+            (["autoscale", "--peak", "1000000", "--duration", "24h"], "can be simulated"),
+            (["autoscale", "--min-replicas", "5", "--max-replicas", "2"], "min_replicas 5"),
+            (["autoscale", "--replicas", "30"], "num_replicas 30"),
+            (["autoscale", "--scale-down-capacity", "0.9"], "scale_down_capacity 0.9"),
+            (["autoscale", "--scale-up-step", "0"], "scale_up_step"),
+            (["autoscale", "--look-back", "2min"], "look_back is 120 s"),
+            (["autoscale", "--target-ongoing-requests", "0"], "target_ongoing_requests"),
+            (["autoscale", "--width", "5"], "--width"),
+            (["autoscale", "--json", "/nowhere/x.json"], "/nowhere/x.json"),
         ]
         for arguments, named in cases:
             with self.subTest(arguments=arguments):
@@ -283,6 +306,37 @@ class Reports(unittest.TestCase):
         self.check_load(output, report)
         self.assertGreater(report["kills"], 0)
         self.assertGreater(report["restarts"], 0)
+
+    def test_autoscale_simulates_every_pattern(self):
+        for pattern in ["step", "ramp", "burst", "sawtooth"]:
+            with self.subTest(pattern=pattern):
+                output, report = self.report("autoscale", "--pattern", pattern, "--width", "60",
+                                             "--target-ongoing-requests", "0.7")
+                for part in ["replicas ", "waiting ", "p99 latency", "scale events", "replica-hours",
+                             "misses of 500 ms", "\nnext "]:
+                    self.assertIn(part, output)
+                self.assertLessEqual(max(len(line) for line in output.splitlines()
+                                         if "█" in line or "▁" in line), 60)
+                self.assertGreater(report["policy"]["requests"], 0)
+                self.assertGreater(len(report["events"]), 0)
+                for event in report["events"]:
+                    self.assertTrue(event["reason"])
+                    self.assertTrue(1 <= event["to"] <= 20)
+
+    def test_autoscale_reads_a_trace(self):
+        with tempfile.TemporaryDirectory() as folder:
+            path = os.path.join(folder, "trace.csv")
+            with open(path, "w") as file:
+                file.write("seconds,rate,service_ms\n0,5,100\n600,40,100\n1200,5,50\n")
+            output, report = self.report("autoscale", path)
+            self.assertIn("trace.csv", output)
+            self.assertEqual(report["traffic"]["duration_s"], 1800)
+            self.assertEqual(report["traffic"]["steps"], 2)
+            with open(path, "a") as file:
+                file.write("1100,5\n")
+            done = bench("autoscale", path)
+            self.assertEqual(done.returncode, 2)
+            self.assertIn("trace.csv:5: time does not go on", done.stderr)
 
     def chaos(self, faults):
         output, report = self.report("chaos", "--duration", "3", "--faults", ",".join(faults),
