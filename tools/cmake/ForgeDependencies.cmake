@@ -38,7 +38,7 @@ add_library(forge_dependencies INTERFACE)
 target_link_libraries(forge_dependencies INTERFACE
     Boost::headers msgpackc-cxx concurrentqueue nlohmann_json::nlohmann_json)
 
-if(FORGE_BUILD_BENCH)
+if(FORGE_BUILD_MICROBENCH)
   forge_find(benchmark libbenchmark-dev)          # micro-benchmarks
 endif()
 if(FORGE_BUILD_TESTS)
@@ -66,6 +66,9 @@ if(NOT FORGE_CUDA STREQUAL "OFF")
       check_language(CUDA)
       if(CMAKE_CUDA_COMPILER AND CUDAToolkit_VERSION VERSION_GREATER_EQUAL 12.0)  # C++20
         set(FORGE_BUILD_CUDA ON)
+        if(NOT DEFINED CMAKE_CUDA_ARCHITECTURES)  # newer devices compile the last one's PTX at start
+          set(CMAKE_CUDA_ARCHITECTURES 80-real 90-real 90-virtual)
+        endif()
         enable_language(CUDA)
         if(NOT CMAKE_CUDA20_STANDARD_COMPILE_OPTION)  # CMake 3.25 does not know it
           set(CMAKE_CUDA20_STANDARD_COMPILE_OPTION "-std=c++20")
