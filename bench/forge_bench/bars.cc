@@ -228,20 +228,6 @@ constexpr Group kGroups[] = {
 
 }  // namespace
 
-const char* to_string(Verdict verdict) {
-  switch (verdict) {
-    case Verdict::met:
-      return "met";
-    case Verdict::missed:
-      return "MISSED";
-    case Verdict::noisy:
-      return "noisy";
-    case Verdict::not_measured:
-      return "not measured";
-  }
-  return "?";
-}
-
 std::vector<std::string> bar_names() {
   std::vector<std::string> names;
   for (const Group& group : kGroups) names.emplace_back(group.name);

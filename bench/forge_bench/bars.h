@@ -6,11 +6,9 @@
 #include <vector>
 
 #include "bench/forge_bench/run.h"
+#include "bench/forge_bench/verdict.h"
 
 namespace forge::bench {
-
-enum class Verdict { met, missed, noisy, not_measured };
-const char* to_string(Verdict verdict);
 
 struct Bar {
   std::string name;
