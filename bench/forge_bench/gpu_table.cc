@@ -60,10 +60,10 @@ bool all_met(const std::vector<GpuCheck>& checks) {
 }
 
 std::string to_text(const std::vector<GpuCheck>& checks) {
-  std::string out = left("check", 46) + left("target", 22) + left("measured", 16) +
+  std::string out = left("check", 46) + left("target", 24) + left("measured", 16) +
                     left("verdict", 14) + "note\n";
   for (const GpuCheck& check : checks) {
-    out += left(check.name, 46) + left(check.target, 22) + left(check.measured, 16) +
+    out += left(check.name, 46) + left(check.target, 24) + left(check.measured, 16) +
            left(to_string(check.verdict), 14) + check.note + "\n";
   }
   return out;

@@ -33,8 +33,8 @@ struct LoadPlan {
   double warmup_s = 0.3;
   double duration_s = 2;
   std::uint64_t requests = 0;  ///< of each client, after which it stops; 0: when time is up
-  std::vector<int> cpus;       ///< of the client threads; empty: anywhere
-  std::string title;           ///< shown on a terminal while it runs; empty: nothing is
+  std::vector<int> cpus = {};  ///< of the client threads; empty: anywhere
+  std::string title = {};      ///< shown on a terminal while it runs; empty: nothing is
 };
 
 struct LoadResult {

@@ -13,6 +13,7 @@
 #include "bench/forge_bench/bars.h"
 #include "bench/forge_bench/chaos.h"
 #include "bench/forge_bench/chaos_report.h"
+#include "bench/forge_bench/gpu.h"
 #include "bench/forge_bench/machine.h"
 #include "bench/forge_bench/report.h"
 #include "bench/forge_bench/run.h"
@@ -33,6 +34,7 @@ struct CommandLine {
   SlabShape slab;  // floor
   ChaosOptions chaos;
   AutoscaleOptions autoscale;
+  GpuOptions gpu;
 };
 
 /// A number of seconds; CLI::Range alone lets "nan" through.
@@ -169,6 +171,25 @@ void add_chaos(CLI::App& app, ChaosOptions& options) {
   app.add_option("--plugin-dir", options.plugin_dir, "Folder of libchaos.so");
 }
 
+void add_gpu(CLI::App& app, GpuOptions& options) {
+  app.add_option("--only", options.only, "Some of them, as in answers,copy")
+      ->delimiter(',')
+      ->check(CLI::IsMember(gpu_check_names()));
+  app.add_option("--duration", options.duration_s, "Seconds of each stretch that is timed")
+      ->check(seconds(0.05, 600))
+      ->capture_default_str();
+  app.add_option("--soak", options.soak_s, "Seconds of the soak")
+      ->check(seconds(0.2, 86400))
+      ->capture_default_str();
+  app.add_option("--seed", options.seed, "Of inputs, and of who is killed")->capture_default_str();
+  app.add_flag(
+      "--rehearse", options.rehearse,
+      "On devices that the host poses as (FORGE_FAKE_DEVICES): goes through the checks that "
+      "need no card to compare with");
+  app.add_option("--plugin-dir", options.plugin_dir,
+                 "Folder of libmlp_cuda.so and libdigits_cuda.so");
+}
+
 int run_load_command(const CommandLine& line) {
   const Options& options = line.options;
   const JsonFile json(options.json);
@@ -257,6 +278,19 @@ int run_chaos_command(const CommandLine& line) {
   return run.ledger.holds() ? kOk : kFailed;
 }
 
+int run_gpu_command(const CommandLine& line) {
+  const JsonFile json(line.options.json);
+  const std::vector<GpuCheck> checks = run_gpu_checks(line.gpu);
+  std::fputs((labelled("machine", machine_line()) + "\n" + to_text(checks)).c_str(), stdout);
+  const auto met = std::ranges::count(checks, Verdict::met, &GpuCheck::verdict);
+  std::printf("\n%td of %zu checks met\n", met, checks.size());
+  auto report = json_heading("gpu");
+  report["checks"] = to_json(checks);
+  report["met"] = all_met(checks);
+  json.write(report);
+  return all_met(checks) ? kOk : kFailed;
+}
+
 /// One line on standard error.
 int complain(const char* what, int status) {
   const auto length = static_cast<int>(std::strcspn(what, "\n"));
@@ -276,6 +310,7 @@ struct Cli {
   CLI::App* bars;
   CLI::App* chaos;
   CLI::App* autoscale;
+  CLI::App* gpu;
   CommandLine line;
 };
 
@@ -334,6 +369,12 @@ Cli::Cli() {
       "What autoscaling would do with traffic, recorded or generated: the decider that ships, in\n"
       "virtual time, next to a plan that knew all requests in advance.");
   add_autoscale(*autoscale, line.autoscale);
+  gpu =
+      app.add_subcommand("gpu",
+                         "Whether forge keeps its promises on the card that is here; exit status 1 "
+                         "if not, 2 without one");
+  add_gpu(*gpu, line.gpu);
+  add_json(*gpu, options.json);
 }
 
 int run_command(Cli& cli) {
@@ -341,8 +382,9 @@ int run_command(Cli& cli) {
   if (*cli.bars) return run_bars_command(cli.line);
   if (*cli.chaos) return run_chaos_command(cli.line);
   if (*cli.autoscale) return run_autoscale(cli.line.autoscale);
+  if (*cli.gpu) return run_gpu_command(cli.line);
   if (!*cli.echo && !*cli.digits) {
-    throw UsageError("say what to measure: echo, digits, floor, bars, chaos or autoscale");
+    throw UsageError("say what to measure: echo, digits, floor, bars, chaos, autoscale or gpu");
   }
   Options& options = cli.line.options;
   options.work = *cli.digits ? Work::digits : Work::echo;

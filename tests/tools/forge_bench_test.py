@@ -11,6 +11,8 @@ import subprocess
 import sys
 import tempfile
 import unittest
+import unittest.mock
+from pathlib import Path
 
 BENCH = ""
 SHORT = ["--duration", "0.2", "--warmup", "0.05"]
@@ -28,7 +30,7 @@ class CommandLine(unittest.TestCase):
     def test_help_names_every_command_and_option(self):
         top = bench("--help")
         self.assertEqual(top.returncode, 0, top.stderr)
-        for command in ["echo", "digits", "floor", "bars", "chaos", "autoscale"]:
+        for command in ["echo", "digits", "floor", "bars", "chaos", "autoscale", "gpu"]:
             self.assertIn(command, top.stdout)
             self.assertEqual(bench(command, "--help").returncode, 0)
         options = bench("echo", "--help").stdout
@@ -49,7 +51,7 @@ class CommandLine(unittest.TestCase):
 
     def test_nonsense_gives_one_line_that_names_it_and_status_2(self):
         cases = [
-            ([], "echo, digits, floor, bars, chaos or autoscale"),
+            ([], "echo, digits, floor, bars, chaos, autoscale or gpu"),
             (["ecco"], "ecco"),
             (["echo", "--replica", "2"], "--replica"),
             (["echo", "--replicas", "0"], "--replicas"),
@@ -376,6 +378,43 @@ class Reports(unittest.TestCase):
             with self.subTest(more=more):
                 output, report = self.report("digits", *SHORT, *more)
                 self.check_load(output, report)
+
+
+class Gpu(unittest.TestCase):
+    """What of `gpu` needs no card: refusals, and the checks on devices that the host poses as."""
+
+    @unittest.skipIf(any(Path("/proc/driver/nvidia/gpus").glob("*")), "there is a card")
+    def test_without_a_device_it_says_so_with_status_2(self):
+        done = bench("gpu")
+        self.assertEqual(done.returncode, 2, done.stdout)
+        self.assertIn("no NVIDIA device", done.stderr)
+        self.assertEqual(done.stdout, "")
+
+    def test_an_unknown_check_is_refused(self):
+        done = bench("gpu", "--only", "answers,anything")
+        self.assertEqual(done.returncode, 2)
+        self.assertIn("anything", done.stderr)
+
+    def test_rehearses_on_devices_that_the_host_poses_as(self):
+        with tempfile.TemporaryDirectory() as folder:
+            device = Path(folder, "proc/driver/nvidia/gpus/0000:01:00.0")
+            device.mkdir(parents=True)
+            (device / "information").write_text("Model: Fake\nGPU UUID: GPU-fake-0\nDevice Minor: 0\n")
+            report = Path(folder, "report.json")
+            with unittest.mock.patch.dict(os.environ, {"FORGE_FAKE_DEVICES": folder}):
+                refused = bench("gpu", "--only", "answers")
+                self.assertEqual(refused.returncode, 2, refused.stdout)
+                self.assertIn("--rehearse", refused.stderr)
+                done = bench("gpu", "--rehearse", "--only", "answers,kills,soak,copy", "--soak", "2",
+                             "--json", str(report))
+            checks = json.loads(report.read_text())["checks"]
+        names = " ".join(check["check"] for check in checks)
+        for part in ["mlp f32", "mlp bf16", "digits", "kill -9", "soak"]:
+            self.assertIn(part, names)
+        self.assertNotIn("registered", names)  # nothing is compared with a card that is not there
+        wrong = [check for check in checks
+                 if check["verdict"] != "met" and check["check"] != "soak: second half"]
+        self.assertEqual(wrong, [], done.stdout + done.stderr)
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ namespace {
 
 using namespace std::chrono_literals;
 using ::testing::HasSubstr;
-using Run = Tensor(Tensor);
+using RunRow = Tensor(Tensor);
 
 constexpr std::int64_t kWidth = 48;
 constexpr std::int64_t kDepth = 3;
@@ -40,7 +40,7 @@ class MlpPlugin : public ::testing::Test {
                           [&] { return from_bf16(to_bf16(static_cast<float>(uniform(random)))); });
     return row;
   }
-  static Tensor filled(const Endpoint<Run>& run, const std::string& dtype,
+  static Tensor filled(const Endpoint<RunRow>& run, const std::string& dtype,
                        const std::vector<double>& row) {
     Tensor tensor = run.allocate(make_shape(kWidth, kDepth, dtype).dtype, {kWidth});
     from_doubles(row, tensor);
@@ -57,7 +57,7 @@ class MlpPlugin : public ::testing::Test {
 TEST_F(MlpPlugin, AnswersWhatFloat64Does) {
   for (const auto& [dtype, most] : {std::pair{"f32", 1e-5}, {"bf16", 1e-2}, {"f64", 1e-13}}) {
     const Service service = serve(dtype, 16);
-    const auto run = service.endpoint<Run>("run");
+    const auto run = service.endpoint<RunRow>("run");
     service.endpoint<void(bool)>("poison").route(true).get();
     for (const std::size_t rows : {1, 2, 7, 16, 40}) {
       std::vector<double> asked;
@@ -81,7 +81,7 @@ TEST_F(MlpPlugin, AnswersWhatFloat64Does) {
 
 TEST_F(MlpPlugin, ARowDoesNotShowWhoWasNextToIt) {
   const Service service = serve("f32", 64);
-  const auto run = service.endpoint<Run>("run");
+  const auto run = service.endpoint<RunRow>("run");
   const std::vector<double> mine = random_row();
   const Tensor alone = run.route(filled(run, "f32", mine)).get();
   for (const std::size_t rows : {2, 5, 8, 9, 33, 64}) {
@@ -91,14 +91,15 @@ TEST_F(MlpPlugin, ARowDoesNotShowWhoWasNextToIt) {
     }
     for (std::size_t i = 0; i < rows; ++i) {
       const Tensor answer = futures[i].get();
-      if (i == rows / 2) EXPECT_TRUE(std::ranges::equal(answer.bytes(), alone.bytes())) << rows;
+      if (i != rows / 2) continue;
+      EXPECT_TRUE(std::ranges::equal(answer.bytes(), alone.bytes())) << rows;
     }
   }
 }
 
 TEST_F(MlpPlugin, SweepsRowsOfAnyLength) {
   const Service service = plugin.actor("Sweep").as_service(3);
-  const auto run = service.endpoint<Run>("run");
+  const auto run = service.endpoint<RunRow>("run");
   Tensor row = run.allocate(DType::f32, {1024});
   std::ranges::fill(row.span<float>(), 2.0F);
   const Tensor answer = run.route(row).get();
@@ -108,7 +109,7 @@ TEST_F(MlpPlugin, SweepsRowsOfAnyLength) {
 
 TEST_F(MlpPlugin, WrongRowsAndShapesAreSaidToBe) {
   const Service service = serve("f32", 1);
-  const auto run = service.endpoint<Run>("run");
+  const auto run = service.endpoint<RunRow>("run");
   const auto said = [&](const Tensor& row) {
     auto outcome = run.route(row).result();
     return outcome.has_value() ? std::string() : std::string(outcome.error().what());
@@ -126,7 +127,7 @@ TEST_F(MlpPlugin, WithoutADeviceThereIsNothingToSubmitOrLose) {
   auto outcome = cost.route(1, 1, true).result();
   ASSERT_FALSE(outcome.has_value());
   EXPECT_THAT(outcome.error().what(), HasSubstr("with_gpus"));
-  auto lost = service.endpoint<void()>("write_wildly").route().result();
+  auto lost = service.endpoint<Tensor()>("write_wildly").route().result();
   ASSERT_FALSE(lost.has_value());
   EXPECT_THAT(lost.error().what(), HasSubstr("with_gpus"));
 }

@@ -17,6 +17,11 @@ DeviceArray::DeviceArray(std::size_t bytes) : size_(bytes) {
   const std::string what = "taking " + std::to_string(bytes) + " bytes of device memory";
   check(cudaMalloc(&data_, bytes), what.c_str());
   check(cudaMemset(data_, 0, bytes), "clearing device memory");
+  settle();
+}
+
+void DeviceArray::settle() {
+  check(cudaStreamSynchronize(cudaStreamLegacy), "filling device memory");
 }
 
 DeviceArray::DeviceArray(DeviceArray&& other) noexcept

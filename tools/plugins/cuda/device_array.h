@@ -26,6 +26,7 @@ class DeviceArray {
     DeviceArray array(values.size() * sizeof(T));
     check(cudaMemcpy(array.data_, values.data(), array.size_, cudaMemcpyHostToDevice),
           "copying weights to the device");
+    settle();
     return array;
   }
 
@@ -36,6 +37,10 @@ class DeviceArray {
   std::size_t size() const { return size_; }
 
  private:
+  /// Streams of workers do not wait for the default stream, where memory is filled and copied while
+  /// the host goes on.
+  static void settle();
+
   void* data_ = nullptr;
   std::size_t size_ = 0;
 };

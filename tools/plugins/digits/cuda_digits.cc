@@ -29,7 +29,7 @@ class CudaMlp {
   static constexpr std::size_t kMostRows = 256;  // the largest batch forge makes
 
   explicit CudaMlp(const Mlp& model) : parameters_(upload(model)) {
-    // Kernels are loaded when they are first launched, which cannot be while a graph is captured.
+    // Kernels are loaded when they are first launched: now, so that the first call need not wait.
     blas_.use(call_stream());
     forward(kMostRows);
     cuda::check(cudaStreamSynchronize(call_stream()), "running the model for the first time");

@@ -43,7 +43,9 @@ class Digits : public ForgeActor {
 
   /// The same, of images stacked to [n, 64] or [n, 8, 8]: the pixels are read where they lie.
   std::vector<int> classify_tensor(const Tensor& images) {
-    const std::span<const float> pixels = images.span<float>();
+    const Tensor here =
+        context().to_host(images);  // they lie on the worker's device, if it has one
+    const std::span<const float> pixels = here.span<float>();
     const auto count = static_cast<std::size_t>(images.shape().front());
     if (pixels.size() != count * kPixels) throw InvalidArgument(bad_size(pixels.size() / count));
     const std::span<const std::uint8_t> labels = label(pixels);

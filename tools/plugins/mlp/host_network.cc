@@ -15,9 +15,6 @@ namespace {
 // row pays for seven empty ones.
 constexpr std::size_t kGroup = 8;
 
-/// In a worker that has a device, arguments lie on it.
-Tensor on_host(const Tensor& x) { return x.device() < 0 ? x : context().to_host(x); }
-
 template <class Scalar>
 class HostNetwork : public Network {
  public:
@@ -28,7 +25,7 @@ class HostNetwork : public Network {
   }
 
   Tensor run(const Tensor& x) override {
-    const std::vector<double> in = to_doubles(on_host(x));
+    const std::vector<double> in = to_doubles(context().to_host(x));
     std::vector<double> out(in.size());
     const std::size_t group = kGroup * shape_.width;
     for (std::size_t done = 0; done < in.size(); done += group) {
@@ -59,7 +56,7 @@ class HostNetwork : public Network {
 class HostSweeper : public Sweeper {
  public:
   Tensor sweep(const Tensor& x, int passes) override {
-    const Tensor in = on_host(x);
+    const Tensor in = context().to_host(x);
     const auto rows = in.shape()[0];
     const auto width = static_cast<std::size_t>(in.shape()[1]);
     Tensor answer = context().allocate(DType::f32, {rows, kSwept});
@@ -80,7 +77,7 @@ double Network::submission_ns(std::size_t, int, bool) {
       "device, of a service with_gpus");
 }
 
-void Network::write_wildly() {
+Tensor Network::write_wildly() {
   throw NotSupported(
       "there is no device here to lose; ask a worker with one, of a service "
       "with_gpus");

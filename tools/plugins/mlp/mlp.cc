@@ -52,7 +52,7 @@ class Mlp : public ForgeActor {
     return network_->submission_ns(static_cast<std::size_t>(rows), repeats, graph);
   }
 
-  void write_wildly() { network_->write_wildly(); }
+  Tensor write_wildly() { return network_->write_wildly(); }
 
   /// The sum over the ranks of this replica.
   Tensor summed(const Tensor& x) {

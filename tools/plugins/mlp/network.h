@@ -29,9 +29,9 @@ class Network {
   /// graph, or launch by launch. Throws NotSupported on the host, where work is not put anywhere.
   virtual double submission_ns(std::size_t rows, int repeats, bool graph);
 
-  /// Puts work into the call's stream that writes where nobody may, which ends the worker. Throws
-  /// NotSupported on the host.
-  virtual void write_wildly();
+  /// Puts work into the call's stream that writes where nobody may, which ends the worker, and behind
+  /// it an answer that will never leave. Throws NotSupported on the host.
+  virtual Tensor write_wildly();
 
  protected:
   bool poisoned_ = false;
