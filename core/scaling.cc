@@ -87,7 +87,7 @@ void Engine::scale_to(std::size_t count, const std::string& reason) {
 
 void Engine::want(Unit& unit) {
   unit.wanted = true;
-  unit.arriving = true;
+  unit.arriving = unit.state != ReplicaState::healthy;
   unit.history = {};
   update_healthy();  // it may not have gone yet; if it is about to, it comes back as after a death
   if (unit.state != ReplicaState::stopped) return;
@@ -192,6 +192,7 @@ ScalingInput Engine::scaling_input(const ServiceMetrics& metrics) const {
     const bool healthy = unit->state == ReplicaState::healthy;
     ++input.replicas;
     input.healthy += healthy;
+    if (healthy) input.utilization_now += utilization(*unit);  // a sum, for now
     input.starting += !healthy && unit->arriving;
     input.quarantined += unit->state == ReplicaState::quarantined;
   }
@@ -205,6 +206,7 @@ ScalingInput Engine::scaling_input(const ServiceMetrics& metrics) const {
   input.request_rate = metrics.get_total_request_rate(window);
   input.recent_rate = metrics.get_total_request_rate(kRecentWindow);
   const int healthy = std::max(1, input.healthy);
+  input.utilization_now /= healthy;
   const int calls = launch_.options.replica_max_concurrent_requests;
   input.ongoing = healthy * (input.queue_depth + input.utilization * calls);
   input.ongoing_now = static_cast<double>(waiting + queues + running);

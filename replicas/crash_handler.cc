@@ -13,11 +13,14 @@
 #include "replicas/flight.h"
 
 #if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-#define FORGE_SANITIZED 1
+#define FORGE_SANITIZED true
 #elif defined(__has_feature)
 #if __has_feature(address_sanitizer) || __has_feature(thread_sanitizer)
-#define FORGE_SANITIZED 1
+#define FORGE_SANITIZED true
 #endif
+#endif
+#ifndef FORGE_SANITIZED
+#define FORGE_SANITIZED false
 #endif
 
 namespace forge::replicas {
@@ -97,7 +100,7 @@ bool wants_backtrace() {
 }
 
 void note_crashes(shm::CrashNote& note) {
-#ifndef FORGE_SANITIZED
+  if (FORGE_SANITIZED) return;
   note_of_process = &note;
   void* frame = nullptr;
   ::backtrace(&frame, 1);  // loads what it needs, which a handler must not
@@ -110,9 +113,6 @@ void note_crashes(shm::CrashNote& note) {
   action.sa_flags = SA_SIGINFO | SA_ONSTACK;
   ::sigemptyset(&action.sa_mask);
   for (const int number : kSignals) ::sigaction(number, &action, nullptr);
-#else
-  (void)note;
-#endif
 }
 
 }  // namespace forge::replicas
