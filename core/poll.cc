@@ -219,7 +219,7 @@ Attention Engine::attend(SteadyTime now) {
     attention = attended_ ? Attention::spin : Attention::none;
   }
   if (attended_) arena_->set_poller(shm::Poller::awake);
-  // Sequentially consistent, as in leave_role().
+  // Sequentially consistent, as in leave_role(), and what wait() acquires goes through here too.
   role_.store(Role::free, std::memory_order_seq_cst);
   const bool succession = outstanding_ != 0 && followers_.load(std::memory_order_seq_cst) != 0;
   lock.unlock();

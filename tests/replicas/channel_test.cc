@@ -471,16 +471,6 @@ TEST_P(EachWait, LosesNoWakeupOfACallerThatParks) {
   }
 }
 
-TEST(Channel, LosesNoWakeupOfAWorkerThatParks) {
-  auto random = tests::seeded();
-  Started worker({.wait = Wait::block});
-  for (int i = 0; i < 20'000; ++i) {
-    worker.call<Bytes>(kEcho, Bytes{});
-    // It is about to park: the next request comes a few instructions sooner or later than that.
-    for (volatile std::uint64_t j = tests::below(random, 500); j != 0;) j = j - 1;
-  }
-}
-
 // ---- start and end
 
 TEST(Channel, SetupSaysWhyThereIsNoActor) {
