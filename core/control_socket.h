@@ -62,7 +62,7 @@ class ControlSocket {
     std::optional<Events> events = {};
     bool gone = false;
   };
-  struct Job {
+  struct Job {  // NOLINT(bugprone-exception-escape): what Json's destructor does throws nothing
     std::uint64_t client = 0;
     Json request;  // its id
     std::shared_ptr<Engine> engine;
