@@ -272,7 +272,7 @@ Status DeviceLane::query(gpu::Event& event, bool& done) noexcept {
   const auto answer = event.done();
   done = !answer || *answer;
   if (answer) return {};
-  const Status status = to_status(answer.error());
+  Status status = to_status(answer.error());
   check(status);
   return status;
 }

@@ -91,9 +91,11 @@ std::vector<std::string> describe(const Flight& flight, std::int64_t died_ns,
     lines.emplace_back(text);
   }
   if (flight.signal != 0) {
+    const char* const name = ::sigdescr_np(flight.signal);
     char text[96];
     std::snprintf(text, sizeof(text), "signal %d (%s), address 0x%llx, at:", flight.signal,
-                  ::strsignal(flight.signal), static_cast<unsigned long long>(flight.address));
+                  name == nullptr ? "unknown signal" : name,
+                  static_cast<unsigned long long>(flight.address));
     lines.emplace_back(text);
     for (const std::string& frame : flight.frames) lines.push_back("  " + frame);
   }
