@@ -6,6 +6,7 @@
 
 #include <forge/error.h>
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
@@ -26,6 +27,8 @@ namespace forge::tests {
 struct LateDevice {
   // Set before.
   int looks_per_step = 1;  ///< how often somebody must look before one thing is done
+  bool oldest_first =
+      false;  ///< streams have their turn as they were made; else the other way round
   std::size_t memory = std::size_t{1} << 28;
   std::uint64_t refuse_copy_in = 0;  ///< the n-th copy of a piece into the device fails; 0: none
   bool pins_read_only = true;
@@ -53,7 +56,7 @@ class LateWork {
   void look() {
     if (++looks_ % device_.looks_per_step == 0) step();
   }
-  /// Does one thing, of the stream that was made last and has something to do.
+  /// Does one thing, of the first stream that has something to do.
   bool step();
   void add(LateStream* stream) { streams_.push_back(stream); }
   void remove(LateStream* stream) { std::erase(streams_, stream); }
@@ -222,10 +225,9 @@ inline Result<std::unique_ptr<gpu::Buffer>> LateStream::do_allocate(std::size_t 
 }
 
 inline bool LateWork::step() {
-  for (auto stream = streams_.rbegin(); stream != streams_.rend(); ++stream) {
-    if ((*stream)->step()) return true;
-  }
-  return false;
+  const auto works = [](LateStream* stream) { return stream->step(); };
+  return device_.oldest_first ? std::any_of(streams_.begin(), streams_.end(), works)
+                              : std::any_of(streams_.rbegin(), streams_.rend(), works);
 }
 
 class LateBackend final : public gpu::Backend {

@@ -296,7 +296,7 @@ TEST(DeviceWorker, KeepsWhatTheActorKeeps) {
 }
 
 TEST(DeviceWorker, FreesWhatKernelsUseOnlyBehindThem) {
-  Started started({.looks_per_step = 10});
+  Started started({.looks_per_step = 10, .oldest_first = true});
   for (int i = 0; i < 20; ++i) {
     started.worker.call<void>(kKeep, ramp(i, 300));
     EXPECT_EQ(values_of(started.worker.call<Tensor>(kDropKept)), twice(ramp(i, 300)));
