@@ -39,11 +39,11 @@ void ScalingOf::serve(int procs) {
       auto record = service.endpoint<Record>("record");
       const std::string session = "of " + std::to_string(client);
       if (client != 0) record = record.with({.sess_id = session});
-      while (!done) {
+      do {  // once at least, however late the thread begins
         std::vector<Future<void>> futures;
         for (int i = 0; i < 20; ++i) futures.push_back(record.route(tally_.path(), ++last));
         for (const auto& [what, count] : outcomes(futures)) seen[client][what] += count;
-      }
+      } while (!done);
     });
   }
   for (const int count : {4, 1, 3, 2, 1}) {
