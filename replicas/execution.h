@@ -3,7 +3,7 @@
 // meanwhile. Pooled: a worker has as many as calls run at once.
 //
 // In a worker with a device it lives on until the device has done what the call put in: its answers
-// are written when the method ends, and leave() gives them to the ring when they are complete.
+// are written when the method ends, and hand_over() gives them to the ring when it has.
 #pragma once
 
 #include <forge/actor.h>
