@@ -33,11 +33,11 @@ TEST_P(RollingReplicas, NoRequestFailsAndEachRunsOnce) {
     clients.emplace_back([&, client] {
       auto record = service.endpoint<Record>("record");
       if (client == 0) record = record.with({.sess_id = "mine"});
-      while (!done) {
+      do {  // once at least, however late the thread begins
         std::vector<Future<void>> futures;
         for (int i = 0; i < 20; ++i) futures.push_back(record.route(tally_.path(), ++last));
         for (const auto& [what, count] : outcomes(futures)) seen[client][what] += count;
-      }
+      } while (!done);
     });
   }
   constexpr std::uint64_t kRounds = 4;
