@@ -3,23 +3,23 @@
 #include <forge/error.h>
 #include <pthread.h>
 #include <sched.h>
-#include <signal.h>
 
 #include <string>
 #include <system_error>
 
 namespace forge::shm {
 
+BlockedSignals::BlockedSignals() {
+  sigset_t all;
+  sigfillset(&all);
+  pthread_sigmask(SIG_SETMASK, &all, &before_);
+}
+
+BlockedSignals::~BlockedSignals() { pthread_sigmask(SIG_SETMASK, &before_, nullptr); }
+
 std::thread start_thread(const char* name, const std::vector<int>& cpus,
                          std::function<void()> body) {
-  sigset_t all;
-  sigset_t before;
-  sigfillset(&all);
-  pthread_sigmask(SIG_SETMASK, &all, &before);  // the new thread inherits it
-  struct Restore {
-    const sigset_t& mask;
-    ~Restore() { pthread_sigmask(SIG_SETMASK, &mask, nullptr); }
-  } restore{before};
+  const BlockedSignals blocked;
   std::thread thread;
   try {
     thread = std::thread(std::move(body));

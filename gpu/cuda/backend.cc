@@ -71,5 +71,5 @@ Result<std::unique_ptr<Backend>> make_backend(const std::string& uuid) {
 }  // namespace forge::gpu::cuda
 
 extern "C" __attribute__((visibility("default")))
-const forge::gpu::BackendModule forge_backend_module{forge::gpu::kBackendAbi, 0, FORGE_VERSION,
+const forge::gpu::BackendModule forge_backend_module{{forge::gpu::kBackendAbi, 0, FORGE_VERSION},
                                                      &forge::gpu::cuda::make_backend};

@@ -9,5 +9,5 @@ forge::Result<std::unique_ptr<forge::gpu::Backend>> make(const std::string&) { s
 }  // namespace
 
 extern "C" __attribute__((visibility("default")))
-const forge::gpu::BackendModule forge_backend_module{WRONG_ABI, 0, WRONG_VERSION, &make};
+const forge::gpu::BackendModule forge_backend_module{{WRONG_ABI, 0, WRONG_VERSION}, &make};
 #endif
