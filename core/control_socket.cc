@@ -27,11 +27,6 @@ constexpr std::size_t kEventsAtOnce = 100;
 /// Room to grow, so that a service more does not need another segment at once.
 constexpr std::size_t kLeastCapacity = std::size_t{128} * 1024;
 
-std::string program_name() {
-  std::error_code none;
-  return std::filesystem::read_symlink("/proc/self/exe", none).filename();
-}
-
 /// Numbers only: it is sent back.
 Json id_of(const Json& request) {
   const auto id = request.find("id");
@@ -64,10 +59,8 @@ Json refusal_of(const Json& request, std::string_view code, const std::string& m
 
 }  // namespace
 
-ControlSocket::ControlSocket(Host& host, const std::string& name)
-    : host_(host),
-      identity_{name, program_name(), SteadyClock::now()},
-      wakeup_(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)) {
+ControlSocket::ControlSocket(Host& host)
+    : host_(host), wakeup_(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)) {
   if (!wakeup_)
     throw Unavailable("eventfd: the process has no descriptor left; raise its limit (ulimit -n)");
   const auto folder = std::move(make_socket_folder()).value();
@@ -184,7 +177,7 @@ void ControlSocket::handle(Client& client, const Json& request) {
   const std::string command = text_of(request, "command");
   if (command == "hello") {
     Json answer = answer_to(request);
-    answer["controller"] = to_json(identity_);
+    answer["controller"] = to_json(host_.identity());
     client.out.push(std::move(answer));
   } else if (command == "services") {
     Json answer = answer_to(request);
@@ -284,7 +277,7 @@ void ControlSocket::write_statistics(SteadyTime now) {
   if (statistics_ && now < next_snapshot_) return;
   next_snapshot_ = now + kPeriod;
   try {
-    const std::string text = dump(statistics_of(identity_, host_.services()));
+    const std::string text = dump(to_json(host_.look()));
     if (statistics_ && statistics_->write(text)) return;
     auto larger = StatisticsWriter::create(std::max(kLeastCapacity, 2 * text.size()),
                                            static_cast<std::uint32_t>(kPeriod.count()));

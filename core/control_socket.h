@@ -40,7 +40,7 @@ class ControlSocket {
   static constexpr std::chrono::milliseconds kPeriod{250};
 
   /// Listens from now on. Throws Unavailable. The host outlives it.
-  ControlSocket(Host& host, const std::string& name);
+  explicit ControlSocket(Host& host);
   ~ControlSocket();
   /// Says goodbye to all and removes the socket. What it was told to do must have ended, or end by
   /// itself. Idempotent; not on its own thread.
@@ -88,7 +88,6 @@ class ControlSocket {
   void say_goodbye();
 
   Host& host_;
-  const Identity identity_;
   shm::FileDescriptor wakeup_;  // eventfd
   std::atomic<bool> stop_{false};
 

@@ -329,9 +329,8 @@ void Engine::flush(std::size_t endpoint) {
   // Endpoints that take one call at a time are only routed together.
   const bool as_one = actor_->endpoints[endpoint].kind == EndpointKind::batched;
   const std::uint64_t batch = as_one ? ++last_batch_ : 0;
-  std::vector<std::uint64_t>& sizes = endpoint_metrics_[endpoint].batch_sizes;
-  if (sizes.size() <= entries.size()) sizes.resize(entries.size() + 1);
-  ++sizes[entries.size()];
+  count_batch(endpoint_metrics_[endpoint].batch_sizes, entries.size());
+  if (unit != nullptr) count_batch(unit->meter.batch_sizes, entries.size());
   std::int64_t now = 0;
   while (!entries.empty()) {
     replicas::Entry& entry = entries.front();

@@ -363,6 +363,8 @@ class Engine final : public detail::Driver, public std::enable_shared_from_this<
   void count(Unit& unit, bool success);
   void time_begins(replicas::Entry& entry);
   void time_ends(Unit& unit, const replicas::Entry& entry, const shm::ResponseSlot& slot);
+  std::size_t unplaced() const;  ///< calls that no replica has been chosen for
+  static std::vector<DeviceMetrics> devices_of(const Unit& unit);
   std::size_t active(const Unit& unit) const;
   std::size_t queued(const Unit& unit) const;
   double utilization(const Unit& unit) const;

@@ -136,9 +136,9 @@ std::uint64_t Engine::roll(SteadyTime now) {
   levels.reserve(units_.size());
   for (const auto& unit : units_) {
     levels.push_back({unit->meter.total(), static_cast<double>(queued(*unit)), utilization(*unit),
-                      unit->state == ReplicaState::healthy});
+                      unit->state == ReplicaState::healthy, static_cast<double>(unit->load())});
   }
-  return timeline_.roll(now, levels);
+  return timeline_.roll(now, levels, unplaced());
 }
 
 // ---- counting
@@ -157,18 +157,20 @@ void Engine::time_ends(Unit& unit, const replicas::Entry& entry, const shm::Resp
   if (drained_at_ns_ == 0) drained_at_ns_ = shm::now_ns();
   const std::int64_t now = drained_at_ns_;
   const std::int64_t left = entry.left_ns == 0 ? entry.called_ns : entry.left_ns;
-  TimeSplit& time = endpoint_metrics_[entry.slot.endpoint].time;
-  unit.meter.latency.record(nanoseconds(now - entry.called_ns));
-  time.total.record(nanoseconds(now - entry.called_ns));
-  if (entry.left_ns != 0) time.batch_wait.record(nanoseconds(left - entry.called_ns));
-  time.queue.record(nanoseconds(entry.sent_ns - left));
+  const auto record = [&](Histogram TimeSplit::*part, std::int64_t ns) {
+    (endpoint_metrics_[entry.slot.endpoint].time.*part).record(nanoseconds(ns));
+    (unit.meter.time.*part).record(nanoseconds(ns));
+  };
+  record(&TimeSplit::total, now - entry.called_ns);
+  if (entry.left_ns != 0) record(&TimeSplit::batch_wait, left - entry.called_ns);
+  record(&TimeSplit::queue, entry.sent_ns - left);
   if ((slot.flags & shm::kStamped) == 0) return;
   const shm::Stamp stamp = shm::read_stamp(slot);  // a worker's word: it may say anything
   const std::int64_t away = std::max<std::int64_t>(0, now - entry.sent_ns);
   const std::int64_t started = std::clamp(stamp.started_ns, entry.sent_ns, entry.sent_ns + away);
   const std::int64_t ended = std::clamp(stamp.ended_ns, started, entry.sent_ns + away);
-  time.execution.record(nanoseconds(ended - started));
-  time.transport.record(nanoseconds(away - (ended - started)));
+  record(&TimeSplit::execution, ended - started);
+  record(&TimeSplit::transport, away - (ended - started));
 }
 
 // ---- load, as routers and metrics see it
@@ -179,6 +181,13 @@ std::size_t Engine::active(const Unit& unit) const {
 }
 
 std::size_t Engine::queued(const Unit& unit) const { return unit.load() - active(unit); }
+
+std::size_t Engine::unplaced() const {
+  std::size_t count = waiting_.size();
+  for (const Forming& forming : forming_) count += forming.entries.size();
+  for (const auto& [session, entries] : held_) count += entries.size();
+  return count;
+}
 
 double Engine::utilization(const Unit& unit) const {
   return static_cast<double>(active(unit)) / launch_.options.replica_max_concurrent_requests;
@@ -242,7 +251,7 @@ MetricsSummary Engine::metrics_summary() {
   summary.service.avg_capacity_utilization = metrics.get_avg_capacity_utilization();
   summary.service.sessions_per_replica = metrics.get_sessions_per_replica();
 
-  const Lock lock(mutex_);
+  Lock lock(mutex_);
   const auto now = SteadyClock::now();
   const auto ago = [&](SteadyTime at) { return std::chrono::duration<double>(now - at).count(); };
   summary.service.scale_events = scale_events_;
@@ -256,19 +265,45 @@ MetricsSummary Engine::metrics_summary() {
     replica.successful_requests = unit->meter.succeeded;
     replica.failed_requests = unit->meter.failed;
     replica.request_rate = timeline_.rate(unit->idx, now, born_);
-    replica.avg_latency = unit->meter.latency.mean();
+    replica.avg_latency = unit->meter.time.total.mean();
     replica.active_requests = active(*unit);
     replica.queue_depth = queued(*unit);
     replica.assigned_sessions = sessions_.on(unit->idx);
     replica.capacity_utilization = utilization(*unit);
     replica.rejected = unit->meter.rejected;
     replica.restarts = unit->incarnation == 0 ? 0 : unit->incarnation - 1;
-    replica.latency = unit->meter.latency;
+    replica.ring_requests = unit->in_flight.size();
+    replica.devices = devices_of(*unit);
   }
-  for (std::size_t i = 0; i < endpoint_metrics_.size(); ++i)
-    if (!detail::is_hidden(actor_->endpoints[i].name))
-      summary.endpoints[actor_->endpoints[i].name] = endpoint_metrics_[i];
+  // Histograms are large: calls may come in between.
+  for (auto& [idx, replica] : summary.replicas) {
+    lock.unlock();
+    lock.lock();
+    replica.time = units_[idx]->meter.time;
+    replica.batch_sizes = units_[idx]->meter.batch_sizes;
+  }
+  for (std::size_t i = 0; i < endpoint_metrics_.size(); ++i) {
+    if (detail::is_hidden(actor_->endpoints[i].name)) continue;
+    lock.unlock();
+    lock.lock();
+    summary.endpoints[actor_->endpoints[i].name] = endpoint_metrics_[i];
+  }
   return summary;
+}
+
+std::vector<DeviceMetrics> Engine::devices_of(const Unit& unit) {
+  std::vector<DeviceMetrics> devices;
+  for (const Rank& rank : unit.life->ranks) {
+    if (rank.seat.id == 0) continue;
+    DeviceMetrics& device = devices.emplace_back();
+    device.uuid = rank.seat.device.uuid;
+    if (!rank.channel) continue;
+    const shm::DeviceMemory& memory = rank.channel->device_memory();
+    device.memory_used = memory.used.load(std::memory_order_relaxed);
+    device.memory_pooled = memory.pooled.load(std::memory_order_relaxed);
+    device.memory_total = memory.total.load(std::memory_order_relaxed);
+  }
+  return devices;
 }
 
 }  // namespace forge::core

@@ -18,14 +18,16 @@ double share_after(Timeline::Time from, Timeline::Time begin, Timeline::Time end
 
 }  // namespace
 
-std::uint64_t Timeline::roll(Time now, const std::vector<Level>& levels) {
+std::uint64_t Timeline::roll(Time now, const std::vector<Level>& levels, std::size_t unplaced) {
   Stretch stretch{begin_, now, std::vector<std::uint64_t>(levels.size())};
   const double ns = static_cast<double>(std::chrono::nanoseconds(now - begin_).count());
   double queue = 0;
   double busy = 0;
   double healthy = 0;
+  double ongoing = static_cast<double>(unplaced + last_unplaced_) / 2;
   for (std::size_t i = 0; i < levels.size(); ++i) {
     stretch.requests[i] = levels[i].requests - last_[i].requests;
+    ongoing += (levels[i].ongoing + last_[i].ongoing) / 2;
     if (!levels[i].healthy) continue;
     healthy += 1;
     // Levels are looked at where stretches meet: in between they are taken to move in a line.
@@ -36,7 +38,9 @@ std::uint64_t Timeline::roll(Time now, const std::vector<Level>& levels) {
     stretch.queue_time = ns * queue / healthy;
     stretch.busy_time = ns * busy / healthy;
   }
+  stretch.ongoing_time = ns * ongoing;
   last_ = levels;
+  last_unplaced_ = unplaced;
   begin_ = now;
   const auto requests =
       std::accumulate(stretch.requests.begin(), stretch.requests.end(), std::uint64_t{0});
@@ -45,6 +49,7 @@ std::uint64_t Timeline::roll(Time now, const std::vector<Level>& levels) {
     before->end = now;
     before->queue_time += stretch.queue_time;
     before->busy_time += stretch.busy_time;
+    before->ongoing_time += stretch.ongoing_time;
     for (std::size_t i = 0; i < levels.size(); ++i) before->requests[i] += stretch.requests[i];
   } else {
     stretches_.push_back(std::move(stretch));
@@ -70,7 +75,7 @@ std::vector<ServiceMetrics::Interval> Timeline::intervals(Time now) const {
     const auto requests =
         std::accumulate(stretch.requests.begin(), stretch.requests.end(), std::uint64_t{0});
     result.push_back({now - stretch.begin, now - stretch.end, static_cast<double>(requests),
-                      stretch.queue_time, stretch.busy_time});
+                      stretch.queue_time, stretch.busy_time, stretch.ongoing_time});
   }
   return result;
 }

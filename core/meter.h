@@ -15,9 +15,15 @@ struct ReplicaMeter {
   std::uint64_t succeeded = 0;
   std::uint64_t failed = 0;
   std::uint64_t rejected = 0;
-  Histogram latency;
+  TimeSplit time;
+  std::vector<std::uint64_t> batch_sizes;
   std::uint64_t total() const { return succeeded + failed; }
 };
+
+inline void count_batch(std::vector<std::uint64_t>& sizes, std::size_t size) {
+  if (sizes.size() <= size) sizes.resize(size + 1);
+  ++sizes[size];
+}
 
 /// The last minute of a service, in stretches of time without gaps in what was counted. Between them
 /// nothing happened.
@@ -31,14 +37,16 @@ class Timeline {
     double queue_depth = 0;
     double utilization = 0;
     bool healthy = false;
+    double ongoing = 0;  ///< requests that have been given to it and not answered
   };
 
   explicit Timeline(std::size_t replicas) : last_(replicas) {}
 
   /// Nothing has happened since the last stretch ended; the next one begins now.
   void resume(Time now) { begin_ = now; }
-  /// A stretch ends, and the next one begins. Returns the requests that ended in it.
-  std::uint64_t roll(Time now, const std::vector<Level>& levels);
+  /// A stretch ends, and the next one begins. `unplaced`: requests that have no replica yet.
+  /// Returns the requests that ended in it.
+  std::uint64_t roll(Time now, const std::vector<Level>& levels, std::size_t unplaced = 0);
 
   /// Requests per second of one replica, over the last minute, or since `born`.
   double rate(std::size_t replica, Time now, Time born) const;
@@ -51,10 +59,12 @@ class Timeline {
     std::vector<std::uint64_t> requests;  // by replica
     double queue_time = 0;                // ns × queue depth, of the average healthy replica
     double busy_time = 0;                 // ns × utilization, likewise
+    double ongoing_time = 0;              // ns × requests, of the whole service
   };
 
   Time begin_{};
   std::vector<Level> last_;
+  std::size_t last_unplaced_ = 0;
   std::deque<Stretch> stretches_;
 };
 

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <bit>
 #include <nlohmann/json.hpp>
+#include <numeric>
 
 namespace forge {
 namespace {
@@ -35,8 +36,21 @@ nlohmann::ordered_json json_of(const ServiceSummary& service) {
   return json;
 }
 
+void put_times(nlohmann::ordered_json& json, const TimeSplit& time,
+               const std::vector<std::uint64_t>& batch_sizes) {
+  json["batch_wait"] = json_of(time.batch_wait);
+  json["queue"] = json_of(time.queue);
+  json["transport"] = json_of(time.transport);
+  json["execution"] = json_of(time.execution);
+  json["total"] = json_of(time.total);
+  for (std::size_t size = 0; size < batch_sizes.size(); ++size) {
+    if (const auto count = batch_sizes[size]; count != 0)
+      json["batch_sizes"][std::to_string(size)] = count;
+  }
+}
+
 nlohmann::ordered_json json_of(const ReplicaMetrics& replica) {
-  return {
+  nlohmann::ordered_json json{
       {"total_requests", replica.total_requests},
       {"successful_requests", replica.successful_requests},
       {"failed_requests", replica.failed_requests},
@@ -48,31 +62,31 @@ nlohmann::ordered_json json_of(const ReplicaMetrics& replica) {
       {"capacity_utilization", replica.capacity_utilization},
       {"rejected", replica.rejected},
       {"restarts", replica.restarts},
-      {"latency", json_of(replica.latency)},
+      {"ring_requests", replica.ring_requests},
   };
+  put_times(json, replica.time, replica.batch_sizes);
+  if (!replica.devices.empty()) json["devices"] = nlohmann::ordered_json::array();
+  for (const DeviceMetrics& device : replica.devices) {
+    json["devices"].push_back({{"uuid", device.uuid},
+                               {"memory_used", device.memory_used},
+                               {"memory_pooled", device.memory_pooled},
+                               {"memory_total", device.memory_total}});
+  }
+  return json;
 }
 
 nlohmann::ordered_json json_of(const EndpointMetrics& endpoint) {
-  nlohmann::ordered_json json{
-      {"batch_wait", json_of(endpoint.time.batch_wait)},
-      {"queue", json_of(endpoint.time.queue)},
-      {"transport", json_of(endpoint.time.transport)},
-      {"execution", json_of(endpoint.time.execution)},
-      {"total", json_of(endpoint.time.total)},
-  };
-  for (std::size_t size = 0; size < endpoint.batch_sizes.size(); ++size) {
-    if (const auto count = endpoint.batch_sizes[size]; count != 0)
-      json["batch_sizes"][std::to_string(size)] = count;
-  }
+  nlohmann::ordered_json json;
+  put_times(json, endpoint.time, endpoint.batch_sizes);
   return json;
 }
 
 }  // namespace
 
-// ---- Histogram: 8 buckets per power of two, from 8 ns to about an hour
+// ---- Histogram: 32 buckets per power of two, from 32 ns to an hour; one per ns below
 
 namespace {
-constexpr int kLinearBits = 3;
+constexpr int kLinearBits = 5;
 constexpr std::uint64_t kLongest = 3'600'000'000'000;
 }  // namespace
 
@@ -83,12 +97,11 @@ std::size_t Histogram::bucket_of(std::uint64_t ns) {
   return (static_cast<std::size_t>(shift) << kLinearBits) + (ns >> shift);
 }
 
-std::uint64_t Histogram::upper_end(std::size_t bucket) {
+std::uint64_t Histogram::lower_end(std::size_t bucket) {
   constexpr std::size_t kLinear = 1U << kLinearBits;
   if (bucket < kLinear) return bucket;
   const std::size_t shift = (bucket >> kLinearBits) - 1;
-  const std::uint64_t from = bucket - (shift << kLinearBits);
-  return ((from + 1) << shift) - 1;
+  return (bucket - (shift << kLinearBits)) << shift;
 }
 
 void Histogram::record(std::chrono::nanoseconds duration) {
@@ -108,6 +121,8 @@ void Histogram::add(const Histogram& other) {
   max_ns_ = std::max(max_ns_, other.max_ns_);
 }
 
+double Histogram::sum() const { return seconds(sum_ns_); }
+
 double Histogram::mean() const {
   return count_ == 0 ? 0 : seconds(sum_ns_) / static_cast<double>(count_);
 }
@@ -121,9 +136,17 @@ double Histogram::quantile(double q) const {
   for (std::size_t bucket = 0; bucket < kBuckets; ++bucket) {
     seen += buckets_[bucket];
     if (seen != 0 && static_cast<double>(seen) >= wanted)
-      return seconds(std::min(upper_end(bucket), max_ns_));
+      return seconds(std::min((lower_end(bucket) + lower_end(bucket + 1) - 1) / 2, max_ns_));
   }
   return max();
+}
+
+std::uint64_t Histogram::count_below(std::chrono::nanoseconds limit) const {
+  if (limit <= std::chrono::nanoseconds::zero()) return 0;
+  const auto ns = static_cast<std::uint64_t>(limit.count());
+  const std::size_t end = ns > kLongest ? kBuckets : bucket_of(ns);
+  return std::accumulate(buckets_.begin(), buckets_.begin() + static_cast<std::ptrdiff_t>(end),
+                         std::uint64_t{0});
 }
 
 // ---- MetricsSummary
@@ -180,6 +203,11 @@ double ServiceMetrics::get_avg_queue_depth(std::chrono::nanoseconds window) cons
 double ServiceMetrics::get_avg_capacity_utilization(std::chrono::nanoseconds window) const {
   window = clip(window);
   return integral(window, &Interval::busy_time) / static_cast<double>(window.count());
+}
+
+double ServiceMetrics::get_avg_ongoing(std::chrono::nanoseconds window) const {
+  window = clip(window);
+  return integral(window, &Interval::ongoing_time) / static_cast<double>(window.count());
 }
 
 double ServiceMetrics::get_sessions_per_replica() const {

@@ -394,6 +394,7 @@ void Engine::schedule_restart(Unit& unit, const replicas::Death& death) {
     tell(LogLevel::error, "quarantined", &unit,
          "(" + unit.failure + ") died too often and is quarantined" + unit.life->last_moments);
     unit.state = ReplicaState::quarantined;
+    ++counters_.quarantines;
     const Refusal gone =
         make_error({ErrorCode::unavailable, name_of(unit) + " of service '" + launch_.name +
                                                 "' is quarantined after too many deaths (" +

@@ -180,9 +180,7 @@ void Engine::autoscale() {  // on the watchdog thread
 
 ScalingInput Engine::scaling_input(const ServiceMetrics& metrics) const {
   ScalingInput input;
-  std::size_t waiting = waiting_.size();
-  for (const Forming& forming : forming_) waiting += forming.entries.size();
-  for (const auto& [session, entries] : held_) waiting += entries.size();
+  const std::size_t waiting = unplaced();
   std::size_t queues = 0;
   std::size_t running = 0;
   for (const auto& unit : units_) {
@@ -207,8 +205,7 @@ ScalingInput Engine::scaling_input(const ServiceMetrics& metrics) const {
   input.recent_rate = metrics.get_total_request_rate(kRecentWindow);
   const int healthy = std::max(1, input.healthy);
   input.utilization_now /= healthy;
-  const int calls = launch_.options.replica_max_concurrent_requests;
-  input.ongoing = healthy * (input.queue_depth + input.utilization * calls);
+  input.ongoing = metrics.get_avg_ongoing(window);
   input.ongoing_now = static_cast<double>(waiting + queues + running);
   input.queue_depth_now = static_cast<double>(waiting + queues) / healthy;
   input.now = SteadyClock::now();

@@ -3,7 +3,10 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <filesystem>
 #include <map>
+#include <system_error>
+#include <utility>
 
 #include "shm/clock.h"
 
@@ -22,6 +25,13 @@ Json status_json(const ReplicaStatus& status) {
           {"pids", status.pids}};
 }
 
+Json device_json(const DeviceMetrics& device) {
+  return {{"uuid", device.uuid},
+          {"memory_used_bytes", device.memory_used},
+          {"memory_pooled_bytes", device.memory_pooled},
+          {"memory_total_bytes", device.memory_total}};
+}
+
 Json replica_json(const ReplicaStatus& status, const ReplicaMetrics& metrics) {
   Json json = status_json(status);
   json["queue_depth"] = metrics.queue_depth;
@@ -32,8 +42,12 @@ Json replica_json(const ReplicaStatus& status, const ReplicaMetrics& metrics) {
   json["rejected"] = metrics.rejected;
   json["restarts"] = metrics.restarts;
   json["sessions"] = metrics.assigned_sessions;
-  json["p50_s"] = metrics.latency.quantile(0.5);
-  json["p99_s"] = metrics.latency.quantile(0.99);
+  json["ring_requests"] = metrics.ring_requests;
+  json["p50_s"] = metrics.time.total.quantile(0.5);
+  json["p99_s"] = metrics.time.total.quantile(0.99);
+  json["devices"] = Json::array();
+  for (const DeviceMetrics& device : metrics.devices)
+    json["devices"].push_back(device_json(device));
   return json;
 }
 
@@ -65,13 +79,20 @@ Json endpoint_json(const replicas::EndpointManifest& endpoint, const EndpointMet
 }
 
 Json counters_json(const ServiceCounters& counters) {
-  return {{"replays", counters.replays},       {"retries", counters.retries},
-          {"refused", counters.refused},       {"poisoned", counters.poisoned},
-          {"violations", counters.violations}, {"takeovers", counters.takeovers},
-          {"restored", counters.restored},     {"copied_bytes", counters.copied_bytes}};
+  return {{"replays", counters.replays},          {"retries", counters.retries},
+          {"refused", counters.refused},          {"poisoned", counters.poisoned},
+          {"violations", counters.violations},    {"takeovers", counters.takeovers},
+          {"quarantines", counters.quarantines},  {"restored", counters.restored},
+          {"copied_bytes", counters.copied_bytes}};
 }
 
 }  // namespace
+
+Identity Identity::of_this_program(std::string name) {
+  std::error_code none;
+  return {std::move(name), std::filesystem::read_symlink("/proc/self/exe", none).filename(),
+          SteadyClock::now()};
+}
 
 Json to_json(const Identity& identity) {
   return {{"pid", ::getpid()},
@@ -109,44 +130,65 @@ Json summary_of(Engine& engine) {
           {"open_calls", overview.open_calls}};
 }
 
-Json statistics_of(Engine& engine) {
+ServiceView look_at(Engine& engine) {
   const Launch& launch = engine.launch();
-  const MetricsSummary metrics = engine.metrics_summary();
-  const Overview overview = engine.overview();
-  const auto replicas = engine.replicas();
-  Json json{{"name", launch.name},
-            {"actor", launch.actor},
-            {"kind", launch.mesh ? "mesh" : "service"},
-            {"state", std::string(overview.state)},
-            {"uptime_s", in_seconds(overview.age)},
-            {"procs", launch.options.procs},
-            {"open_calls", overview.open_calls},
+  return {.name = launch.name,
+          .actor = launch.actor,
+          .mesh = launch.mesh,
+          .procs = launch.options.procs,
+          .overview = engine.overview(),
+          .metrics = engine.metrics_summary(),
+          .replicas = engine.replicas(),
+          .spares = engine.spares(),
+          .counters = engine.counters(),
+          .manifest = launch.manifest};
+}
+
+ControllerView look_at(const Identity& identity,
+                       const std::vector<std::shared_ptr<Engine>>& engines) {
+  ControllerView view{identity, {}};
+  view.services.reserve(engines.size());
+  for (const auto& engine : engines) view.services.push_back(look_at(*engine));
+  return view;
+}
+
+Json to_json(const ServiceView& service) {
+  const MetricsSummary& metrics = service.metrics;
+  Json json{{"name", service.name},
+            {"actor", service.actor},
+            {"kind", service.mesh ? "mesh" : "service"},
+            {"state", std::string(service.overview.state)},
+            {"uptime_s", in_seconds(service.overview.age)},
+            {"procs", service.procs},
+            {"open_calls", service.overview.open_calls},
             {"request_rate_per_s", metrics.service.total_request_rate},
             {"sessions", metrics.service.total_sessions},
             {"scale_events", metrics.service.scale_events},
-            {"arena_used_bytes", overview.arena_used},
-            {"arena_bytes", overview.arena_size}};
+            {"arena_used_bytes", service.overview.arena_used},
+            {"arena_bytes", service.overview.arena_size}};
   json["replicas"] = Json::array();
-  for (const ReplicaStatus& status : replicas) {
+  static const ReplicaMetrics kNone;
+  for (const ReplicaStatus& status : service.replicas) {
     const auto found = metrics.replicas.find(status.idx);
     json["replicas"].push_back(
-        replica_json(status, found == metrics.replicas.end() ? ReplicaMetrics{} : found->second));
+        replica_json(status, found == metrics.replicas.end() ? kNone : found->second));
   }
   json["spares"] = Json::array();
-  for (const ReplicaStatus& status : engine.spares()) json["spares"].push_back(status_json(status));
+  for (const ReplicaStatus& status : service.spares) json["spares"].push_back(status_json(status));
   json["endpoints"] = Json::array();
-  for (const auto& endpoint : launch.manifest->endpoints) {
+  for (const auto& endpoint : service.manifest->endpoints) {
     if (const auto found = metrics.endpoints.find(endpoint.name); found != metrics.endpoints.end())
       json["endpoints"].push_back(endpoint_json(endpoint, found->second));
   }
-  json["counters"] = counters_json(engine.counters());
+  json["counters"] = counters_json(service.counters);
   return json;
 }
 
-Json statistics_of(const Identity& identity, const std::vector<std::shared_ptr<Engine>>& engines) {
-  Json json{{"controller", to_json(identity)}, {"at_ns", shm::now_ns()}};
+Json to_json(const ControllerView& controller) {
+  Json json{{"controller", to_json(controller.identity)}, {"at_ns", shm::now_ns()}};
   json["services"] = Json::array();
-  for (const auto& engine : engines) json["services"].push_back(statistics_of(*engine));
+  for (const ServiceView& service : controller.services)
+    json["services"].push_back(to_json(service));
   return json;
 }
 

@@ -139,6 +139,9 @@ class Channel {
   /// Changes with everything the worker begins.
   std::uint64_t heartbeat() const { return response_->heartbeat.load(std::memory_order_relaxed); }
 
+  /// Of the worker's device, as it last said: a worker's word.
+  const shm::DeviceMemory& device_memory() const { return response_->device_memory; }
+
   // ---- after the worker's death [lock]
   /// Requests below this position were started.
   std::uint64_t started() const;

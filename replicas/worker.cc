@@ -42,6 +42,9 @@
 namespace forge::replicas {
 namespace {
 
+/// How often a busy worker shows how much device memory it uses.
+constexpr std::int64_t kShowMemoryNs = 100'000'000;
+
 class Worker {
  public:
   Worker(shm::Segment requests, shm::Segment responses, shm::Segment arena,
@@ -67,6 +70,7 @@ class Worker {
   bool resume();
   void open_lane();
   [[noreturn]] void device_lost(const Status& status);
+  void show_memory();
   bool watch_device(bool& busy);
   bool hand_over_complete();
   void hand_over_all();
@@ -101,8 +105,9 @@ class Worker {
   EventLoop loop_;
   std::vector<std::unique_ptr<Execution>> executions_;  // all of them
   std::vector<Execution*> idle_;
-  std::vector<Execution*> active_;   // coroutines that wait
-  std::deque<Execution*> leaving_;   // ended; the device has not, or not with those before them
+  std::vector<Execution*> active_;  // coroutines that wait
+  std::deque<Execution*> leaving_;  // ended; the device has not, or not with those before them
+  std::int64_t memory_shown_ns_ = 0;
   std::int64_t device_busy_ns_ = 0;  // since when it has worked on the first of what we wait for
   std::uint64_t beats_ = 0;
   std::uint32_t rung_ = 0;  // the controller's parking we have rung for
@@ -143,6 +148,16 @@ void Worker::open_lane() {
     if (const Status status = arena_.protect(); !status.ok()) no_device_ = status;
   }
   answers_.pin_with([this](std::span<const std::byte> memory) { lane_->pin(memory, {}); });
+  show_memory();
+}
+
+/// For those who look in.
+void Worker::show_memory() {
+  const gpu::MemoryUse use = backend_->memory();
+  out_->device_memory.used.store(use.used, std::memory_order_relaxed);
+  out_->device_memory.pooled.store(use.pooled, std::memory_order_relaxed);
+  out_->device_memory.total.store(use.total, std::memory_order_relaxed);
+  memory_shown_ns_ = shm::coarse_now_ns();
 }
 
 int Worker::run() {
@@ -257,6 +272,7 @@ bool Worker::watch_device(bool& busy) {
     go_on = hand_over_complete();
   }
   if (any) device_busy_ns_ = 0;
+  if (any && shm::coarse_now_ns() - memory_shown_ns_ > kShowMemoryNs) show_memory();
   busy = busy || any;
   return go_on;
 }
@@ -406,6 +422,7 @@ std::optional<EventLoop::Time> Worker::wake_at() const {
 /// The sleeper's half.
 void Worker::park() {
   if (waits_for_device() && device_busy_ns_ == 0) device_busy_ns_ = shm::now_ns();
+  if (lane_ != nullptr && !waits_for_device()) show_memory();  // nothing changes while it sleeps
   const shm::Word& bell = in_->worker_bell.word;
   const std::uint32_t seen = bell.load(std::memory_order_relaxed);
   // Acquire pairs with ring(): of what we have heard of, loop_.ready() knows.

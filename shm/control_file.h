@@ -18,7 +18,7 @@
 namespace forge::shm {
 
 inline constexpr std::uint64_t kMagic = 0x31'45'47'52'4F'46ULL;  // "FORGE1"
-inline constexpr std::uint32_t kLayoutVersion = 4;
+inline constexpr std::uint32_t kLayoutVersion = 5;
 
 /// Calls that are in a worker's ring or running there at most; the rest wait in the controller.
 inline constexpr std::uint64_t kWindow = 256;
@@ -162,6 +162,13 @@ enum class ExitReason : std::uint32_t {
   device_lost,  ///< its device cannot be used in this process any more, or never could
 };
 
+/// Bytes of the worker's device memory, for those who look in: each by itself, at some time.
+struct DeviceMemory {
+  std::atomic<std::uint64_t> used;    ///< in buffers
+  std::atomic<std::uint64_t> pooled;  ///< kept for the next ones
+  std::atomic<std::uint64_t> total;   ///< what the device has; 0: nothing has been said yet
+};
+
 /// Written by the worker alone. Answer memory follows, from kAnswersOffset to the end of the file.
 struct ResponseFile {
   FileHeader header;
@@ -178,6 +185,7 @@ struct ResponseFile {
   ResponseSlot responses[kWindow];
   FlightLog flight;
   CrashNote crash;
+  DeviceMemory device_memory;
 };
 
 /// Whom a worker has to ring after it published. The upper bits of the word count parkings, so that
@@ -230,7 +238,9 @@ static_assert(offsetof(ResponseFile, started) == 256 && offsetof(ResponseFile, p
 static_assert(offsetof(ResponseFile, heartbeat) == 1024 &&
               offsetof(ResponseFile, responses) == 1152);
 static_assert(offsetof(ResponseFile, flight) == 1152 + kWindow * 128 &&
-              offsetof(ResponseFile, crash) == offsetof(ResponseFile, flight) + 1032);
+              offsetof(ResponseFile, crash) == offsetof(ResponseFile, flight) + 1032 &&
+              offsetof(ResponseFile, device_memory) ==
+                  offsetof(ResponseFile, crash) + sizeof(CrashNote));
 static_assert(offsetof(ArenaHeader, poller) == 128 && offsetof(ArenaHeader, cancelled) == 256);
 static_assert((kWindow & (kWindow - 1)) == 0 && (kReleases & (kReleases - 1)) == 0);
 static_assert(std::atomic<std::uint32_t>::is_always_lock_free);

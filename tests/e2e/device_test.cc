@@ -185,6 +185,18 @@ TEST_F(PosingProcess, HasDeviceZero) {
   EXPECT_TRUE(is_twice(service.endpoint<Tensor(Tensor)>("twice").route(ramp(5, 99)).get(), 5, 99));
 }
 
+TEST_F(PosingProcess, ShowsHowMuchDeviceMemoryItUses) {
+  const Service service = serve();
+  constexpr std::int64_t kCount = 100'000;
+  const auto seen = [&] { return service.get_metrics_summary().replicas.at(0).devices.at(0); };
+  EXPECT_EQ(seen().uuid, FakeDevices::uuid(0));
+  EXPECT_GT(seen().memory_total, 0u);
+  service.endpoint<Tensor(Tensor)>("twice").route(ramp(0, kCount)).get();
+  // It says so before it goes to sleep, and keeps what the call needed for the next one.
+  EXPECT_TRUE(wait_until(
+      [&] { return seen().memory_used + seen().memory_pooled >= kCount * sizeof(std::int64_t); }));
+}
+
 TEST_F(PosingProcess, EndsAtOnceWhenItsDeviceIsLostAndIsReplaced) {
   const std::filesystem::path once =
       std::filesystem::temp_directory_path() / ("forge-lost-" + std::to_string(::getpid()));

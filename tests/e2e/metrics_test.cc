@@ -52,7 +52,11 @@ TEST_F(TorchforgeDefect, TwentyThousandRequestsAreReportedAsTwentyThousand) {
     EXPECT_EQ(replica.restarts, 0u);
     EXPECT_EQ(replica.active_requests, 0u);
     EXPECT_EQ(replica.queue_depth, 0u);
-    EXPECT_GT(replica.latency.count(), 0u);
+    EXPECT_GT(replica.time.total.count(), 0u);
+    EXPECT_EQ(replica.time.execution.count(), replica.time.total.count());
+    EXPECT_TRUE(replica.batch_sizes.empty());
+    EXPECT_TRUE(replica.devices.empty());
+    EXPECT_EQ(replica.ring_requests, 0u);
     EXPECT_THAT(replica.avg_latency, AllOf(Gt(0.0), Le(took.count())));
   }
   // All of them, over a time between that of the calls and that since before the service.
@@ -67,6 +71,10 @@ TEST_F(TorchforgeDefect, TwentyThousandRequestsAreReportedAsTwentyThousand) {
   EXPECT_EQ(time.batch_wait.count(), 0u);
   EXPECT_EQ(time.queue.count(), time.total.count());
   EXPECT_EQ(time.execution.count(), time.total.count());
+  Histogram of_replicas;
+  for (const auto& [idx, replica] : summary.replicas) of_replicas.add(replica.time.execution);
+  EXPECT_EQ(of_replicas.count(), time.execution.count());
+  EXPECT_NEAR(of_replicas.sum(), time.execution.sum(), 1e-9);
   EXPECT_EQ(summary.endpoints.at("incr").time.total.count(), 0u);
 }
 
@@ -92,6 +100,7 @@ TEST_F(Metrics, KnowBatches) {
   EXPECT_EQ(total(summary), 8u);
   const auto& endpoint = summary.endpoints.at("patient");
   EXPECT_THAT(endpoint.batch_sizes, ::testing::ElementsAre(0, 0, 0, 0, 2));
+  EXPECT_EQ(summary.replicas.at(0).batch_sizes, endpoint.batch_sizes);
   EXPECT_EQ(endpoint.time.batch_wait.count(), 8u);
   EXPECT_EQ(endpoint.time.execution.count(), 8u);
 }

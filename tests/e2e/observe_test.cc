@@ -125,7 +125,7 @@ TEST_F(Observe, CountsAsTheServiceDoes) {
   const auto summary = service.get_metrics_summary();
   EXPECT_EQ(seen["replicas"][0]["total_requests"], summary.replicas.at(0).total_requests);
   EXPECT_EQ(seen["replicas"][0]["pids"][0], service.replicas().at(0).pids.at(0));
-  EXPECT_EQ(seen["replicas"][0]["p99_s"], summary.replicas.at(0).latency.quantile(0.99));
+  EXPECT_EQ(seen["replicas"][0]["p99_s"], summary.replicas.at(0).time.total.quantile(0.99));
   EXPECT_EQ(seen["arena_bytes"].get<std::size_t>() > 1'000'000, true);
   // It goes on being written while somebody watches.
   const auto before = reader.snapshots();

@@ -55,18 +55,44 @@ void append(std::vector<std::string>& lines, const Table& table) {
   for (std::string& line : table.lines()) lines.push_back(std::move(line));
 }
 
-void add_replicas(Table& table, const Json& service) {
+/// Of all its ranks, one after the other: used and had, by each.
+std::string device_memory(const Json& replica) {
+  std::string result;
+  for (const Json& device : list(replica, "devices")) {
+    if (!result.empty()) result += ", ";
+    const double held = real(device, "memory_used_bytes") + real(device, "memory_pooled_bytes");
+    const double total = real(device, "memory_total_bytes");
+    result += total == 0 ? "?" : format_bytes(held) + " of " + format_bytes(total);
+  }
+  return result.empty() ? "-" : result;
+}
+
+bool any_devices(const Json& services) {
+  for (const Json& service : services) {
+    for (const Json& replica : list(service, "replicas"))
+      if (!list(replica, "devices").empty()) return true;
+  }
+  return false;
+}
+
+void add_replicas(Table& table, const Json& service, bool devices) {
+  const auto add = [&](std::vector<std::string> row, std::string memory) {
+    if (devices) row.push_back(std::move(memory));
+    table.add(std::move(row));
+  };
   for (const Json& replica : list(service, "replicas")) {
-    table.add({text(service, "name"), count(replica, "idx"), text(replica, "state"),
-               count(replica, "incarnation"), pids(replica), count(replica, "queue_depth"),
-               count(replica, "active_requests"), format_rate(real(replica, "request_rate_per_s")),
-               format_seconds(real(replica, "p50_s")), format_seconds(real(replica, "p99_s")),
-               count(replica, "restarts"), count(replica, "sessions"),
-               count(replica, "total_requests"), count(replica, "failed_requests")});
+    add({text(service, "name"), count(replica, "idx"), text(replica, "state"),
+         count(replica, "incarnation"), pids(replica), count(replica, "queue_depth"),
+         count(replica, "active_requests"), format_rate(real(replica, "request_rate_per_s")),
+         format_seconds(real(replica, "p50_s")), format_seconds(real(replica, "p99_s")),
+         count(replica, "restarts"), count(replica, "sessions"), count(replica, "total_requests"),
+         count(replica, "failed_requests")},
+        device_memory(replica));
   }
   for (const Json& spare : list(service, "spares")) {
-    table.add({text(service, "name"), "spare", text(spare, "state"), count(spare, "incarnation"),
-               pids(spare), "-", "-", "-", "-", "-", "-", "-", "-", "-"});
+    add({text(service, "name"), "spare", text(spare, "state"), count(spare, "incarnation"),
+         pids(spare), "-", "-", "-", "-", "-", "-", "-", "-", "-"},
+        "-");
   }
 }
 
@@ -94,8 +120,12 @@ std::vector<std::string> view_of(const Json& statistics) {
   }
   Table about({"service", "actor", "state", ">replicas", ">open calls", ">rate", ">sessions",
                ">arena", ">of", ">scaled"});
-  Table replicas({"service", ">replica", "state", ">life", ">pids", ">queue", ">active", ">rate",
-                  ">p50", ">p99", ">restarts", ">sessions", ">calls", ">failed"});
+  const bool devices = any_devices(services);
+  std::vector<std::string> of_replicas{"service",   ">replica",  "state",  ">life",  ">pids",
+                                       ">queue",    ">active",   ">rate",  ">p50",   ">p99",
+                                       ">restarts", ">sessions", ">calls", ">failed"};
+  if (devices) of_replicas.emplace_back(">device memory");
+  Table replicas(std::move(of_replicas));
   Table endpoints(
       {"service", "endpoint", ">p50", ">p99", ">queue p99", ">execution p99", ">batch fill"});
   for (const Json& service : services) {
@@ -109,7 +139,7 @@ std::vector<std::string> view_of(const Json& statistics) {
                count(service, "open_calls"), format_rate(real(service, "request_rate_per_s")),
                count(service, "sessions"), format_bytes(real(service, "arena_used_bytes")),
                format_bytes(real(service, "arena_bytes")), count(service, "scale_events")});
-    add_replicas(replicas, service);
+    add_replicas(replicas, service, devices);
     add_endpoints(endpoints, service);
   }
   append(lines, about);

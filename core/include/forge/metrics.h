@@ -19,7 +19,7 @@
 
 namespace forge {
 
-/// A distribution of durations, in buckets that are at most an eighth of their value wide (as in
+/// A distribution of durations, in buckets that are at most a 32nd of their value wide (as in
 /// HdrHistogram). Durations beyond an hour count as an hour.
 class Histogram {
  public:
@@ -27,14 +27,17 @@ class Histogram {
   void add(const Histogram& other);
 
   std::uint64_t count() const { return count_; }
+  double sum() const;               ///< seconds
   double mean() const;              ///< seconds; 0 if it is empty
   double max() const;               ///< seconds
-  double quantile(double q) const;  ///< seconds, the upper end of q's bucket; q from 0 to 1
+  double quantile(double q) const;  ///< seconds, the middle of q's bucket; q from 0 to 1
+  /// How many took less than `limit`: exact for powers of two, else to the width of a bucket.
+  std::uint64_t count_below(std::chrono::nanoseconds limit) const;
 
  private:
-  static constexpr std::size_t kBuckets = 320;
+  static constexpr std::size_t kBuckets = 1216;
   static std::size_t bucket_of(std::uint64_t ns);
-  static std::uint64_t upper_end(std::size_t bucket);
+  static std::uint64_t lower_end(std::size_t bucket);
 
   std::array<std::uint64_t, kBuckets> buckets_{};
   std::uint64_t count_ = 0;
@@ -42,7 +45,7 @@ class Histogram {
   std::uint64_t max_ns_ = 0;
 };
 
-/// Where the time of an endpoint's requests goes; parts of one request add up to `total`.
+/// Where the time of requests goes; the parts of one request add up to `total`.
 struct TimeSplit {
   Histogram
       batch_wait;       ///< from being called until its batch left; endpoints without batches: none
@@ -58,6 +61,14 @@ struct EndpointMetrics {
   std::vector<std::uint64_t> batch_sizes;
 };
 
+/// A worker's device, as the worker last said, some tenths of a second ago.
+struct DeviceMetrics {
+  std::string uuid;
+  std::uint64_t memory_used = 0;    ///< bytes in buffers of this worker
+  std::uint64_t memory_pooled = 0;  ///< bytes it keeps for the next buffers
+  std::uint64_t memory_total = 0;   ///< bytes the device has; 0: it has not said yet
+};
+
 struct ReplicaMetrics {
   std::uint64_t total_requests = 0;  ///< successful + failed; a replayed one once, where it ended
   std::uint64_t successful_requests = 0;
@@ -70,7 +81,10 @@ struct ReplicaMetrics {
   double capacity_utilization = 0;  ///< active over replica_max_concurrent_requests
   std::uint64_t rejected = 0;       ///< Backpressure; not among the total
   std::uint64_t restarts = 0;
-  Histogram latency;
+  std::size_t ring_requests = 0;  ///< in its workers' rings, or running there; 256 at most
+  TimeSplit time;
+  std::vector<std::uint64_t> batch_sizes;  ///< as those of endpoints; of all that batch
+  std::vector<DeviceMetrics> devices;      ///< by rank; empty without GPUs
 };
 
 struct ServiceSummary {
@@ -115,6 +129,8 @@ class ServiceMetrics {
   double get_avg_queue_depth(std::chrono::nanoseconds window = kLongestWindow) const;
   /// Active requests over replica_max_concurrent_requests, of the average healthy replica.
   double get_avg_capacity_utilization(std::chrono::nanoseconds window = kLongestWindow) const;
+  /// Requests of the whole service that were called and not answered.
+  double get_avg_ongoing(std::chrono::nanoseconds window = kLongestWindow) const;
   double get_sessions_per_replica() const;
 
   std::size_t total_sessions = 0;
@@ -128,6 +144,7 @@ class ServiceMetrics {
     double requests;                 ///< that ended
     double queue_time;               ///< ns × requests that waited, per replica
     double busy_time;                ///< ns × utilization, per replica
+    double ongoing_time;             ///< ns × requests that were not answered, of all replicas
   };
   std::vector<Interval> intervals;  ///< oldest first; nothing happened between them
   std::chrono::nanoseconds age{0};  ///< of the service

@@ -45,6 +45,7 @@ struct ServiceCounters {
   std::uint64_t poisoned = 0;      ///< idempotent requests that killed workers and were given up
   std::uint64_t violations = 0;    ///< workers that wrote what no worker writes, and were killed
   std::uint64_t takeovers = 0;     ///< replicas that a spare stepped in for
+  std::uint64_t quarantines = 0;   ///< replicas that died too often and were given up
   std::uint64_t restored = 0;      ///< sessions whose state came back on another replica
   std::uint64_t copied_bytes = 0;  ///< of tensors and byte blocks, once, into the arena
 };
