@@ -312,6 +312,8 @@ Controller::~Controller() {
 
 void Controller::shutdown() { host_->close(); }
 
+std::string Controller::metrics_address() const { return host_->metrics_address(); }
+
 Plugin Controller::load(const std::string& path) {
   if (path.empty())
     throw PluginError(

@@ -1,6 +1,5 @@
 #include "core/host.h"
 
-#include <dlfcn.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -14,19 +13,12 @@
 #include "core/fork.h"
 #include "replicas/flight.h"
 #include "replicas/worker.h"
+#include "shm/module.h"
 
 namespace forge::core {
 namespace {
 
 namespace fs = std::filesystem;
-
-/// The folder libforge-serve lies in.
-fs::path library_folder() {
-  Dl_info info{};
-  ::dladdr(reinterpret_cast<void*>(&library_folder), &info);
-  std::error_code ignored;
-  return fs::canonical(info.dli_fname == nullptr ? "" : info.dli_fname, ignored).parent_path();
-}
 
 /// Recordings a controller keeps: enough to find a bug, too few to fill a disk.
 constexpr int kMostKept = 16;
@@ -65,15 +57,21 @@ std::shared_ptr<Host> Host::create(ControllerOptions options) {
 
 Host::Host(ControllerOptions options)
     : options_(std::move(options)),
+      identity_(Identity::of_this_program(options_.name)),
       callbacks_(CallbackThread::acquire()),
       routers_{{"round_robin", [] { return std::make_shared<RoundRobinRouter>(); }},
                {"least_loaded", [] { return std::make_shared<LeastLoadedRouter>(); }},
                {"power_of_two_choices", [] { return std::make_shared<PowerOfTwoRouter>(); }},
                {"hash", [] { return std::make_shared<HashRouter>(); }}},
       engine_thread_(options_.cpus) {
+  if (!options_.metrics_address.empty()) {
+    exporter_ =
+        std::move(export_metrics(options_.metrics_address, [this] { return look(); })).value();
+    metrics_address_ = exporter_->address();
+  }
   if (!options_.observable) return;
   try {
-    control_ = std::make_unique<ControlSocket>(*this, options_.name);
+    control_ = std::make_unique<ControlSocket>(*this);
   } catch (const Error& error) {  // serving does not depend on it
     log(LogLevel::warning, std::string("the forge command cannot find this controller: ") +
                                error.what() + "; or set ControllerOptions::observable = false");
@@ -127,6 +125,7 @@ void Host::close() {
   }
   for (const auto& engine : engines) engine->shutdown(options_.shutdown_grace);
   if (control_) control_->stop();
+  exporter_.reset();
   // Whoever drops the last reference to us, on whatever thread, finds nothing left to wait for.
   watchdog_.stop();
   engine_thread_.stop();
@@ -181,7 +180,7 @@ std::string Host::worker_path(const std::string& plugin) const {
       throw PluginError("worker_path '" + options_.worker_path + "' is not an executable file");
     return options_.worker_path;
   }
-  const fs::path folder = library_folder();
+  const fs::path folder = shm::library_folder();
   for (const char* place :
        {"forge-worker", "../bin/forge-worker", "../libexec/forge/forge-worker"}) {
     if (executable(folder / place)) return (folder / place).lexically_normal();

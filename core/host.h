@@ -15,6 +15,7 @@
 #include "core/engine.h"
 #include "core/engine_thread.h"
 #include "core/event_log.h"
+#include "core/metrics_exporter.h"
 #include "core/output.h"
 #include "replicas/recording.h"
 #include "replicas/spawner.h"
@@ -49,6 +50,11 @@ class Host : public std::enable_shared_from_this<Host> {
   EventLog& events() { return events_; }
   /// All but those that only describe a plugin.
   std::vector<std::shared_ptr<Engine>> services();
+  const Identity& identity() const { return identity_; }
+  /// Takes the locks of all engines, one after the other.
+  ControllerView look() { return look_at(identity_, services()); }
+  /// Where metrics are served, "address:port"; empty: nowhere.
+  const std::string& metrics_address() const { return metrics_address_; }
 
   /// Writes the recording, later, where the text says; empty: enough have been kept already.
   std::string keep(replicas::Recording recording);
@@ -68,6 +74,7 @@ class Host : public std::enable_shared_from_this<Host> {
                    std::function<Status(const std::string& path)> write);
 
   const ControllerOptions options_;
+  const Identity identity_;
   const std::shared_ptr<CallbackThread> callbacks_;
   const std::shared_ptr<DeviceDesk> devices_ = DeviceDesk::acquire();
   std::mutex close_mutex_;  // before mutex_
@@ -85,8 +92,10 @@ class Host : public std::enable_shared_from_this<Host> {
   Output output_;
   replicas::Spawner watchdog_;
   EngineThread engine_thread_;
-  std::unique_ptr<ControlSocket>
-      control_;  // null: nobody can look in. Last: it uses all of the above
+  // Null: nobody can look in. Last: they use all of the above.
+  std::unique_ptr<ControlSocket> control_;
+  std::unique_ptr<MetricsExporter> exporter_;
+  std::string metrics_address_;  // constant once this is constructed
 };
 
 }  // namespace forge::core

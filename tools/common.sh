@@ -9,11 +9,11 @@ umask 022  # plugins that others may write are not loaded
 build_packages=(
   g++ cmake ninja-build git
   libboost-dev libmsgpack-cxx-dev libconcurrentqueue-dev libeigen3-dev
-  libcli11-dev nlohmann-json3-dev libbenchmark-dev
+  libcli11-dev nlohmann-json3-dev libbenchmark-dev prometheus-cpp-dev
 )
 # To test it too.
 test_packages=(
-  libgtest-dev libgmock-dev relacy-dev python3
+  libgtest-dev libgmock-dev relacy-dev python3 python3-prometheus-client
   clang libclang-rt-14-dev clang-format clang-tidy
 )
 

@@ -53,6 +53,17 @@ if(FORGE_BUILD_TESTS)
   endif()
 endif()
 
+if(NOT FORGE_PROMETHEUS STREQUAL "OFF")
+  find_package(prometheus-cpp CONFIG QUIET)       # metrics over HTTP
+  if(prometheus-cpp_FOUND)
+    set(FORGE_BUILD_PROMETHEUS ON)
+  elseif(FORGE_PROMETHEUS STREQUAL "AUTO")
+    message(STATUS "forge: no prometheus-cpp, building without metrics over HTTP")
+  else()
+    forge_missing("prometheus-cpp" "prometheus-cpp-dev")
+  endif()
+endif()
+
 if(NOT FORGE_CUDA STREQUAL "OFF")
   find_package(CUDAToolkit QUIET)
   if(CUDAToolkit_FOUND)

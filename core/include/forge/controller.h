@@ -43,6 +43,10 @@ struct ControllerOptions {
   /// The `forge` command of the same user finds this controller, through a socket in the user's runtime
   /// folder: forge ps, top, stats, events, drain, scale. Nothing happens for it while nobody looks.
   bool observable = true;
+  /// Where Prometheus finds metrics, as http://<address>/metrics: a port, or an IP address and a port
+  /// ("9464", "10.0.0.7:9464", "[::1]:9464"). Without an address it is this machine only, 127.0.0.1; port
+  /// 0 is any that is free. Whoever can connect can read. Empty: nowhere.
+  std::string metrics_address = {};
 };
 
 /// What on_actor_failure hears about.
@@ -145,7 +149,8 @@ class Plugin {
 /// Any thread may call anything. Destroying it shuts all its services down.
 class Controller {
  public:
-  /// Throws Unavailable when threads cannot be started, PluginError when there is no forge-worker.
+  /// Throws Unavailable when threads cannot be started or metrics_address is in use, InvalidArgument
+  /// when it is no address, NotSupported when this forge was built without metrics over HTTP.
   explicit Controller(ControllerOptions options = {});
   Controller(const Controller&) = delete;
   Controller& operator=(const Controller&) = delete;
@@ -163,6 +168,9 @@ class Controller {
 
   /// Called on the callback thread when a rank of an actor mesh died.
   void on_actor_failure(std::function<void(const ActorFailure&)> callback);
+
+  /// Where metrics are served, "127.0.0.1:9464"; empty: nowhere.
+  std::string metrics_address() const;
 
   /// Shuts every service and mesh down.
   void shutdown();
