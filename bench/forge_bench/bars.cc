@@ -8,6 +8,7 @@
 #include <nlohmann/json.hpp>
 
 #include "bench/forge_bench/batch_bars.h"
+#include "bench/forge_bench/observe_bars.h"
 #include "bench/forge_bench/recovery_bars.h"
 #include "bench/forge_bench/service_bars.h"
 #include "bench/forge_bench/stress_bars.h"
@@ -224,6 +225,9 @@ constexpr Group kGroups[] = {
     {"digits", [](Bench& b) { return digits_bars(b.base, b.runner, b.options.runs); }},
     {"replicas", [](Bench& b) { return many_replicas_bars(b.base); }},
     {"sessions", [](Bench& b) { return many_sessions_bars(b.base); }},
+    {"reported", [](Bench& b) { return reported_bars(b.base); }},
+    {"watched", [](Bench& b) { return std::vector{watched_bar(b.base, b.options.runs)}; }},
+    {"scrape", [](Bench& b) { return scrape_bars(b.base, b.options.runs); }},
 };
 
 }  // namespace
