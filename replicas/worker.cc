@@ -7,6 +7,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <atomic>
 #include <chrono>
 #include <cstdio>
 #include <cstdlib>
@@ -59,6 +60,7 @@ class Worker {
   bool has_place() const { return active_.size() + leaving_.size() < in_->identity.calls; }
   bool step();
   bool take(std::uint32_t count, std::uint64_t position);
+  void mark_started(std::uint64_t end);
   bool set_up(const shm::RequestSlot& request);
   /// A build without CUDA, or a driver that is too old, says nothing of the device.
   shm::ExitReason why_not_up() const {
@@ -210,6 +212,13 @@ bool Worker::step() {
   return take(std::max<std::uint32_t>(request.batch, 1), requests_.position());
 }
 
+/// What lies below `end` may have effects from now on. Relaxed: it is believed after our death, and that
+/// comes between two instructions; the fence keeps their order, which the compiler could change.
+void Worker::mark_started(std::uint64_t end) {
+  out_->started.position.store(end, std::memory_order_relaxed);
+  std::atomic_signal_fence(std::memory_order_seq_cst);
+}
+
 bool Worker::take(std::uint32_t count, std::uint64_t position) {
   if (count > shm::kWindow || requests_.peek(count - 1) == nullptr)
     std::abort();  // never: one commit
@@ -218,10 +227,7 @@ bool Worker::take(std::uint32_t count, std::uint64_t position) {
   bool all = true;
   for (std::uint32_t i = 0; i < count; ++i) all = execution.accept(*requests_.peek(i)) && all;
   FORGE_FAILPOINT(accepted);
-  // Stored before the call has any effect. Relaxed: it is believed after our death, and that comes
-  // between two instructions.
-  if (execution.has_work())
-    out_->started.position.store(position + count, std::memory_order_relaxed);
+  if (execution.has_work()) mark_started(position + count);
   FORGE_FAILPOINT(started);
   const bool ended = execution.run();
   if (ended && (lane_ == nullptr || !execution.has_work())) {
@@ -326,7 +332,7 @@ bool Worker::set_up(const shm::RequestSlot& request) {
   RequestSource source(arena_);
   shm::ResponseSlot& slot = outbox_.claim(request);
   group_.begin(request.lockstep);
-  out_->started.position.store(requests_.position() + 1, std::memory_order_relaxed);
+  mark_started(requests_.position() + 1);
   FORGE_FAILPOINT(setup_started);
   bool up = false;
   if (source.holds(request)) {
