@@ -8,6 +8,7 @@
 
 #include "bench/forge_bench/autoscale_plot.h"
 #include "bench/forge_bench/autoscale_report.h"
+#include "bench/forge_bench/duration.h"
 #include "bench/forge_bench/report.h"
 #include "bench/forge_bench/text.h"
 #include "core/autoscaler.h"
@@ -17,25 +18,27 @@ namespace {
 
 using std::chrono::nanoseconds;
 
+double in_seconds(nanoseconds time) { return std::chrono::duration<double>(time).count(); }
+nanoseconds parse_time(const char* option, const std::string& text) {
+  return parse_duration(option, text, std::chrono::days(31));
+}
+
 struct Adder {
   CLI::App& app;
 
   CLI::Option* time(const char* name, double& seconds, const char* help) {
     auto* const option = app.add_option_function<std::string>(
-        name, [name, &seconds](const std::string& text) { seconds = parse_seconds(name, text); },
+        name,
+        [name, &seconds](const std::string& text) { seconds = in_seconds(parse_time(name, text)); },
         help);
     option->type_name("TIME");
     return seconds > 0 ? option->default_str(format_seconds(seconds)) : option;
   }
   void time(const char* name, nanoseconds& value, const char* help) {
     app.add_option_function<std::string>(
-           name,
-           [name, &value](const std::string& text) {
-             value = nanoseconds(std::llround(parse_seconds(name, text) * 1e9));
-           },
-           help)
+           name, [name, &value](const std::string& text) { value = parse_time(name, text); }, help)
         ->type_name("TIME")
-        ->default_str(format_seconds(std::chrono::duration<double>(value).count()));
+        ->default_str(format_seconds(in_seconds(value)));
   }
   // What an option of the service may be is for forge to say.
   template <class T>

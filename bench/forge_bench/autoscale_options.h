@@ -28,11 +28,6 @@ struct AutoscaleOptions {
   std::string json;
 };
 
-/// "300ms", "90s", "5 min", "24h" in seconds. Throws UsageError naming the option.
-double parse_seconds(const char* option, const std::string& text);
-/// "12.5 ms", "90 s", "5 min", "24 h".
-std::string format_seconds(double seconds);
-
 /// Throws UsageError if what was said cannot be together; fills in what was not said.
 void check(AutoscaleOptions& options);
 

@@ -4,7 +4,7 @@
 #include <array>
 #include <cmath>
 
-#include "bench/forge_bench/autoscale_options.h"
+#include "bench/forge_bench/duration.h"
 #include "bench/forge_bench/text.h"
 
 namespace forge::bench {

@@ -6,6 +6,7 @@
 #include <nlohmann/json.hpp>
 
 #include "bench/forge_bench/autoscale_plot.h"
+#include "bench/forge_bench/duration.h"
 #include "bench/forge_bench/report.h"
 #include "bench/forge_bench/text.h"
 

@@ -9,6 +9,7 @@
 #include <numbers>
 #include <sstream>
 
+#include "bench/forge_bench/duration.h"
 #include "bench/forge_bench/options.h"
 #include "bench/forge_bench/text.h"
 

@@ -13,6 +13,7 @@
 #include "bench/forge_bench/bars.h"
 #include "bench/forge_bench/chaos.h"
 #include "bench/forge_bench/chaos_report.h"
+#include "bench/forge_bench/duration.h"
 #include "bench/forge_bench/gpu.h"
 #include "bench/forge_bench/machine.h"
 #include "bench/forge_bench/report.h"
@@ -97,7 +98,10 @@ void add_load(CLI::App& app, Work work, Options& options) {
   auto* const timeout =
       app.add_option_function<std::string>(
              "--batch-timeout",
-             [&](const std::string& text) { options.batch_timeout = parse_duration(text); },
+             [&](const std::string& text) {
+               options.batch_timeout =
+                   parse_duration("--batch-timeout", text, std::chrono::hours(1));
+             },
              "So long after its first call a batch leaves, full or not; as in 500us or 10ms")
           ->type_name("TIME")
           ->default_str(format_ns(static_cast<double>(registered.batch_timeout.count())));

@@ -1,10 +1,8 @@
 #include "bench/forge_bench/options.h"
 
 #include <algorithm>
-#include <charconv>
 #include <cstdlib>
 #include <filesystem>
-#include <utility>
 
 #include "bench/forge_bench/cpus.h"
 #include "tools/plugins/digits/serving.h"
@@ -42,25 +40,6 @@ Target target(const Options& options) {
 
 bool uses_rows(const Options& options) {
   return uses_tensors(options) && target(options).options.batch_size > 1;
-}
-
-std::chrono::nanoseconds parse_duration(const std::string& text) {
-  static constexpr std::pair<std::string_view, double> kUnits[] = {
-      {"ns", 1}, {"us", 1e3}, {"µs", 1e3}, {"ms", 1e6}, {"s", 1e9}};
-  constexpr double kMost = 3600e9;
-  double number = 0;
-  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), number);
-  std::string_view unit(end, static_cast<std::size_t>(text.data() + text.size() - end));
-  unit.remove_prefix(std::min(unit.find_first_not_of(' '), unit.size()));
-  const auto* const known =
-      std::ranges::find(kUnits, unit, &std::pair<std::string_view, double>::first);
-  if (error == std::errc() && known != std::end(kUnits)) {
-    const double ns = number * known->second;
-    if (ns >= 0 && ns <= kMost) return std::chrono::nanoseconds(static_cast<std::int64_t>(ns));
-  }
-  throw UsageError("--batch-timeout: '" + text +
-                   "' is not a duration up to an hour; write a number and ns, us, ms or s, as in "
-                   "10ms");
 }
 
 void check(const Options& options) {

@@ -65,9 +65,6 @@ Target target(const Options& options);
 /// Tensors that are rows of a batch, filled where the batch will lie.
 bool uses_rows(const Options& options);
 
-/// "10ms", "1.5us", "2 s". Throws UsageError if it is no duration with a unit.
-std::chrono::nanoseconds parse_duration(const std::string& text);
-
 /// Where threads go; empty means anywhere.
 struct Placement {
   std::vector<int> clients;

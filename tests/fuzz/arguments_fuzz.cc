@@ -1,11 +1,12 @@
 // What people type, or keep in files: a worker's command line, durations, a model's weights.
 // Input: which of them, then its text.
+#include <chrono>
 #include <exception>
 #include <sstream>
 #include <string>
 #include <vector>
 
-#include "bench/forge_bench/options.h"
+#include "bench/forge_bench/duration.h"
 #include "replicas/worker.h"
 #include "tests/fuzz/input.h"
 #include "tools/plugins/digits/model.h"
@@ -28,8 +29,9 @@ void command_line(const std::string& text) {
 
 void duration(const std::string& text) {
   try {
-    const auto parsed = bench::parse_duration(text);
-    require(parsed.count() >= 0 && parsed <= std::chrono::hours(1), "a duration in its bounds");
+    constexpr std::chrono::hours kMost(1);
+    const auto parsed = bench::parse_duration("--batch-timeout", text, kMost);
+    require(parsed.count() >= 0 && parsed <= kMost, "a duration in its bounds");
   } catch (const std::exception&) {
   }
 }

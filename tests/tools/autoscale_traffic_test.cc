@@ -3,14 +3,17 @@
 
 #include <gmock/gmock.h>
 
+#include <chrono>
 #include <sstream>
 
 #include "bench/forge_bench/autoscale_plot.h"
+#include "bench/forge_bench/duration.h"
 #include "bench/forge_bench/options.h"
 
 namespace forge::bench {
 namespace {
 
+using namespace std::chrono_literals;
 using ::testing::HasSubstr;
 
 Traffic read(const std::string& text) {
@@ -96,13 +99,21 @@ TEST(AutoscaleTraffic, PlotsAreAsHighAsTheirValues) {
   EXPECT_EQ(plot("x", {0, 0}, 1, format), "x" + label.substr(1) + "0\n");
 }
 
-TEST(AutoscaleTraffic, TimesAreReadWithTheirUnits) {
-  EXPECT_EQ(parse_seconds("--x", "250ms"), 0.25);
-  EXPECT_EQ(parse_seconds("--x", "1.5 min"), 90);
-  EXPECT_EQ(parse_seconds("--x", "24h"), 86400);
-  EXPECT_EQ(parse_seconds("--x", "0s"), 0);
+TEST(Duration, IsReadWithItsUnit) {
+  const auto parse = [](const char* text) {
+    return parse_duration("--x", text, std::chrono::days(31));
+  };
+  EXPECT_EQ(parse("12 ns"), 12ns);
+  EXPECT_EQ(parse("1.5us"), 1500ns);
+  EXPECT_EQ(parse("1.5µs"), 1500ns);
+  EXPECT_EQ(parse("250ms"), 250ms);
+  EXPECT_EQ(parse("1.5 min"), 90s);
+  EXPECT_EQ(parse("24h"), 24h);
+  EXPECT_EQ(parse("31d"), 24h * 31);
+  EXPECT_EQ(parse("0s"), 0s);
   for (const char* const wrong : {"", "5", "s", "-1s", "nans", "infs", "32d", "5 parsec"})
-    EXPECT_THROW(parse_seconds("--x", wrong), UsageError) << wrong;
+    EXPECT_THROW(parse(wrong), UsageError) << wrong;
+  EXPECT_THROW(parse_duration("--x", "61min", 1h), UsageError);
 }
 
 }  // namespace
