@@ -1,11 +1,9 @@
 // Replicas are replaced while they serve.
-#include <atomic>
-#include <memory>
 #include <string>
 #include <thread>
-#include <vector>
 
 #include "tests/e2e/fixture.h"
+#include "tests/e2e/recorders.h"
 
 namespace forge::e2e {
 namespace {
@@ -25,36 +23,11 @@ INSTANTIATE_TEST_SUITE_P(All, RollingReplicas, ::testing::Values(1, 3));
 
 TEST_P(RollingReplicas, NoRequestFailsAndEachRunsOnce) {
   Service service = start({.num_replicas = GetParam()});
-  std::atomic<bool> done{false};
-  std::atomic<std::int64_t> last{0};
-  std::vector<std::thread> clients;
-  std::vector<Outcomes> seen(3);
-  for (std::size_t client = 0; client < seen.size(); ++client) {
-    clients.emplace_back([&, client] {
-      auto record = service.endpoint<Record>("record");
-      if (client == 0) record = record.with({.sess_id = "mine"});
-      do {  // once at least, however late the thread begins
-        std::vector<Future<void>> futures;
-        for (int i = 0; i < 20; ++i) futures.push_back(record.route(tally_.path(), ++last));
-        for (const auto& [what, count] : outcomes(futures)) seen[client][what] += count;
-      } while (!done);
-    });
-  }
+  Recorders recorders(service, tally_, 1);
   constexpr std::uint64_t kRounds = 4;
   for (std::uint64_t round = 0; round < kRounds; ++round) service.restart_replicas();
-  done = true;
-  for (std::thread& client : clients) client.join();
+  recorders.expect_nothing_lost(1);
   expect_next_life(service, 1 + kRounds);
-  std::size_t answered = 0;
-  for (const Outcomes& outcome : seen) {
-    EXPECT_EQ(outcome.size(), 1U);
-    answered += outcome.at("ok");
-  }
-  const auto counts = tally_.counts();
-  EXPECT_EQ(counts.size(), answered);
-  for (const auto& [value, times] : counts) ASSERT_EQ(times, 1) << value;
-  const ServiceCounters survived = service.counters();
-  EXPECT_EQ(survived.replays + survived.retries + survived.refused, 0U) << "nothing was cut off";
 }
 
 TEST_F(Rolling, WaitsForWhatRuns) {

@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "tests/e2e/fixture.h"
+#include "tests/e2e/recorders.h"
 
 namespace forge::e2e {
 namespace {
@@ -30,40 +31,14 @@ TEST_P(ScalingOf, NoRequestFailsAndEachRunsOnce) {
 
 void ScalingOf::serve(int procs) {
   Service service = start({.procs = procs, .num_replicas = 1, .max_replicas = 4});
-  std::atomic<bool> done{false};
-  std::atomic<std::int64_t> last{0};
-  std::vector<std::thread> clients;
-  std::vector<Outcomes> seen(3);
-  for (std::size_t client = 0; client < seen.size(); ++client) {
-    clients.emplace_back([&, client] {
-      auto record = service.endpoint<Record>("record");
-      const std::string session = "of " + std::to_string(client);
-      if (client != 0) record = record.with({.sess_id = session});
-      do {  // once at least, however late the thread begins
-        std::vector<Future<void>> futures;
-        for (int i = 0; i < 20; ++i) futures.push_back(record.route(tally_.path(), ++last));
-        for (const auto& [what, count] : outcomes(futures)) seen[client][what] += count;
-      } while (!done);
-    });
-  }
+  Recorders recorders(service, tally_, 2);
   for (const int count : {4, 1, 3, 2, 1}) {
     service.scale(count);
     EXPECT_EQ(service.replicas().size(), static_cast<std::size_t>(count));
     EXPECT_EQ(wanted(service), static_cast<std::size_t>(count));
     EXPECT_TRUE(all_healthy(service));
   }
-  done = true;
-  for (std::thread& client : clients) client.join();
-  std::size_t answered = 0;
-  for (const Outcomes& outcome : seen) {
-    EXPECT_EQ(outcome.size(), 1U);
-    answered += outcome.at("ok");
-  }
-  const auto counts = tally_.counts();
-  EXPECT_EQ(counts.size(), answered);
-  for (const auto& [value, times] : counts) ASSERT_EQ(times, procs) << value;
-  const ServiceCounters survived = service.counters();
-  EXPECT_EQ(survived.replays + survived.retries + survived.refused, 0U) << "nothing was cut off";
+  recorders.expect_nothing_lost(procs);
 }
 
 TEST_F(Scaling, NewReplicasAreAskedAndOldOnesAreNot) {
