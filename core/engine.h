@@ -226,10 +226,11 @@ class Engine final : public detail::Driver, public std::enable_shared_from_this<
     VersionPtr version;
     std::vector<Rank> ranks;
     std::uint64_t lockstep_calls = 0;  // sent to all ranks
-    bool answered = false;             // a call
-    bool draining = false;             // it is being replaced: it finishes what it has been sent
-    bool fenced = false;               // its ranks are being killed by us
-    std::string verdict;               // why we kill it, if we do
+    bool came_up = false;
+    bool answered = false;  // a call
+    bool draining = false;  // it is being replaced: it finishes what it has been sent
+    bool fenced = false;    // its ranks are being killed by us
+    std::string verdict;    // why we kill it, if we do
     // How it ended:
     Status setup_error;
     std::string first_exit;
@@ -237,11 +238,9 @@ class Engine final : public detail::Driver, public std::enable_shared_from_this<
     std::uint32_t failed_rank = 0;
     bool killed_from_outside = false;
     std::uint64_t culprit = 0;  // the request that alone is to blame, packed; 0: none is known
-    bool was_healthy = false;
-    bool came_up = false;
-    bool by_itself = false;    // the rank that failed: we had not begun to kill it
-    bool device_lost = false;  // by the rank that failed
-    bool left = false;         // by itself: an endpoint with restart_on_error has failed
+    bool by_itself = false;     // the rank that failed: we had not begun to kill it
+    bool device_lost = false;   // by the rank that failed
+    bool left = false;          // by itself: an endpoint with restart_on_error has failed
   };
   using LifePtr = std::shared_ptr<Life>;
 

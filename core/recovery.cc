@@ -91,7 +91,7 @@ void Engine::on_exit(const LifePtr& life, std::uint32_t rank,
     }
   }
   retire(unit);
-  if (starting_ && unit.life->was_healthy && start_error_.ok()) {
+  if (starting_ && state_ == State::serving && unit.life->came_up && start_error_.ok()) {
     start_error_ = {ErrorCode::worker_lost,
                     "service '" + launch_.name + "' did not come up: " + unit.life->first_exit +
                         " while other replicas were starting",
@@ -106,7 +106,6 @@ void Engine::on_exit(const LifePtr& life, std::uint32_t rank,
 /// Nothing is routed to it any more.
 void Engine::retire(Unit& unit) {
   if (unit.state != ReplicaState::healthy && unit.state != ReplicaState::uninitialized) return;
-  unit.life->was_healthy = unit.state == ReplicaState::healthy;
   unit.state = ReplicaState::recovering;
   update_healthy();
 }
@@ -221,7 +220,7 @@ void Engine::bury(Unit& unit) {
   }
   // A new version that does not come up is given up at once, not again and again.
   const bool rejected =
-      unit.version != version_ && !unit.life->was_healthy && !unit.life->killed_from_outside;
+      unit.version != version_ && !unit.life->came_up && !unit.life->killed_from_outside;
   if (rejected) {
     unit.rejected = unit.failure;
     unit.version = version_;
@@ -230,7 +229,7 @@ void Engine::bury(Unit& unit) {
   death.from_outside = unit.life->killed_from_outside;
   death.kind = unit.life->left || rejected ? replicas::DeathKind::serving_after_answer
                : poisoned                  ? replicas::DeathKind::by_poison
-               : !unit.life->was_healthy   ? replicas::DeathKind::in_setup
+               : !unit.life->came_up       ? replicas::DeathKind::in_setup
                : unit.life->device_lost && unit.life->answered ? replicas::DeathKind::device_lost
                : !working                                      ? replicas::DeathKind::idle
                : unit.life->answered ? replicas::DeathKind::serving_after_answer
@@ -380,7 +379,7 @@ void Engine::mourn_mesh(Unit& unit) {
   const Refusal lost = make_error(
       {ErrorCode::worker_lost, "actor mesh '" + launch_.name + "': " + unit.failure, {}, false});
   while (!unit.queue.empty()) drop(unit.queue.front(), lost);
-  if (launch_.mesh && unit.life->was_healthy)
+  if (launch_.mesh && unit.life->came_up)
     host_->report_actor_failure(
         {launch_.name, static_cast<int>(unit.life->failed_rank), unit.failure});
 }
