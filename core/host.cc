@@ -5,7 +5,6 @@
 
 #include <algorithm>
 #include <cctype>
-#include <cstdio>
 #include <cstdlib>
 #include <filesystem>
 #include <fstream>
@@ -63,6 +62,7 @@ Host::Host(ControllerOptions options)
                {"least_loaded", [] { return std::make_shared<LeastLoadedRouter>(); }},
                {"power_of_two_choices", [] { return std::make_shared<PowerOfTwoRouter>(); }},
                {"hash", [] { return std::make_shared<HashRouter>(); }}},
+      log_(open_log(options_.log_level, options_.on_log)),
       engine_thread_(options_.cpus) {
   if (!options_.metrics_address.empty()) {
     exporter_ =
@@ -197,17 +197,7 @@ void Host::event(Event event) {
   const LogLevel level = event.level;
   std::string text = event.text;
   events_.add(std::move(event));
-  print(level, text);
-}
-
-void Host::print(LogLevel level, const std::string& text) {
-  if (level < options_.log_level || options_.log_level == LogLevel::off) return;
-  const std::lock_guard lock(log_mutex_);
-  if (options_.on_log) {
-    options_.on_log(level, text);
-    return;
-  }
-  std::fprintf(stderr, "forge [%s] %s\n", std::string(to_string(level)).c_str(), text.c_str());
+  log_(level, text);
 }
 
 void Host::set_actor_failure_callback(std::function<void(const ActorFailure&)> callback) {

@@ -15,6 +15,7 @@
 #include "core/engine.h"
 #include "core/engine_thread.h"
 #include "core/event_log.h"
+#include "core/log.h"
 #include "core/metrics_exporter.h"
 #include "core/output.h"
 #include "replicas/recording.h"
@@ -83,9 +84,8 @@ class Host : public std::enable_shared_from_this<Host> {
   std::vector<std::shared_ptr<Engine>> engines_;                             // under mutex_
   std::function<void(const ActorFailure&)> on_failure_;                      // under mutex_
   std::map<std::string, std::function<std::shared_ptr<Router>()>> routers_;  // under mutex_
-  void print(LogLevel level, const std::string& text);
 
-  std::mutex log_mutex_;
+  const Log log_;
   EventLog events_;
   std::atomic<int> kept_{0};
   std::atomic<int> reported_{0};

@@ -9,7 +9,7 @@ umask 022  # plugins that others may write are not loaded
 build_packages=(
   g++ cmake ninja-build git
   libboost-dev libmsgpack-cxx-dev libconcurrentqueue-dev libeigen3-dev
-  libcli11-dev nlohmann-json3-dev libbenchmark-dev prometheus-cpp-dev
+  libcli11-dev nlohmann-json3-dev libspdlog-dev libbenchmark-dev prometheus-cpp-dev
 )
 # To test it too.
 test_packages=(

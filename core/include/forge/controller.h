@@ -34,9 +34,10 @@ struct ControllerOptions {
   /// Where requests that killed workers are kept, to be run again by `forge replay`; empty:
   /// forge-<user id> in the folder for temporary files. Only this user can read them.
   std::string poison_dir = {};
-  std::vector<int> cpus = {};  ///< cores for forge's own threads; empty: anywhere
-  LogLevel log_level = LogLevel::warning;
-  std::function<void(LogLevel, std::string_view)> on_log = {};  ///< empty: standard error
+  std::vector<int> cpus = {};              ///< cores for forge's own threads; empty: anywhere
+  LogLevel log_level = LogLevel::warning;  ///< FORGE_LOG in the environment, if set, overrides it
+  /// Takes forge's own lines, one at a time; empty: standard error.
+  std::function<void(LogLevel, std::string_view)> on_log = {};
   /// Load plugins that other users could change, too. Likewise FORGE_TRUST_PLUGINS in the
   /// environment.
   bool trust_plugins = false;
