@@ -42,7 +42,7 @@ bool NcclCommunicator::abort() noexcept {
       (void)function(handle);
       over->set_value_at_thread_exit();
     });
-    if (end.wait_for(kPatience) == std::future_status::ready) {
+    if (end.wait_for(abort_time_) == std::future_status::ready) {
       thread.join();
       return true;
     }

@@ -13,7 +13,9 @@ namespace forge::gpu {
 /// state() and abort() until state() says otherwise.
 class NcclCommunicator {
  public:
-  explicit NcclCommunicator(const NcclLibrary& library) : library_(library) {}
+  /// `abort_time` is the longest that abort() waits.
+  NcclCommunicator(const NcclLibrary& library, std::chrono::nanoseconds abort_time)
+      : library_(library), abort_time_(abort_time) {}
   NcclCommunicator(const NcclCommunicator&) = delete;
   NcclCommunicator& operator=(const NcclCommunicator&) = delete;
   /// Aborts what was not closed.
@@ -29,16 +31,15 @@ class NcclCommunicator {
   std::string explain(nccl::Code code) const;
 
   /// Ends what runs on the device and frees everything, in a thread of its own. One that does not
-  /// come back within kPatience is left behind: false. Another process is what helps then.
+  /// come back in time is left behind: false. Another process is what helps then.
   bool abort() noexcept;
   /// In peace: lets the other ranks have what they still read from us, for as long as `go_on`
   /// allows, then frees it. Precondition: state() is success.
   void close(const std::function<bool()>& go_on) noexcept;
 
-  static constexpr std::chrono::seconds kPatience{10};
-
  private:
   const NcclLibrary& library_;
+  const std::chrono::nanoseconds abort_time_;
   // NCCL may write here until the communicator exists, so it stays where it is.
   nccl::Communicator* handle_ = nullptr;
 };

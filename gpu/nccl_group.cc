@@ -15,6 +15,11 @@ constexpr std::uint32_t kLooksPerCheck = 64;
 /// Between looks, once spinning has lasted too long.
 constexpr std::chrono::microseconds kNap{100};
 
+std::string milliseconds(std::chrono::nanoseconds time) {
+  return std::to_string(std::chrono::duration_cast<std::chrono::milliseconds>(time).count()) +
+         " ms";
+}
+
 template <class T>
 std::span<const std::byte> bytes_of(const T& value) {
   return std::as_bytes(std::span(&value, 1));
@@ -33,6 +38,13 @@ NcclGroup::~NcclGroup() {
 
 void NcclGroup::drop() noexcept {
   generation_ = 0;
+  if (communicator_ && !communicator_->abort()) {
+    spec_.stuck(
+        {ErrorCode::unavailable, "group: rank " + std::to_string(spec_.group.rank()) +
+                                     " has aborted NCCL's communicator, which has not ended in " +
+                                     milliseconds(spec_.abort_time) +
+                                     "; nothing in this process can use the device any more"});
+  }
   communicator_.reset();
 }
 
@@ -74,13 +86,10 @@ void NcclGroup::await(const std::string& what, Finished finished) {
                                          what + ": " + communicator_->explain(sight.state) +
                                          "; NCCL_DEBUG=WARN in the environment makes it say more"});
       case NcclVerdict::late:
-        fail(
-            {ErrorCode::deadline_exceeded,
-             "group: rank " + std::to_string(spec_.group.rank()) + " waited " +
-                 std::to_string(
-                     std::chrono::duration_cast<std::chrono::milliseconds>(spec_.timeout).count()) +
-                 " ms in " + what +
-                 " for NCCL or the device; a rank may hang, or its device is that far behind"});
+        fail({ErrorCode::deadline_exceeded,
+              "group: rank " + std::to_string(spec_.group.rank()) + " waited " +
+                  milliseconds(spec_.timeout) + " in " + what +
+                  " for NCCL or the device; a rank may hang, or its device is that far behind"});
     }
     if (!spun) std::this_thread::sleep_for(kNap);
   }
@@ -120,7 +129,7 @@ void NcclGroup::meet() {
   Invitation invitation = group.rank() == 0 ? invite() : Invitation{};
   group.broadcast(std::as_writable_bytes(std::span(&invitation, 1)), 0);
   Status status = judge(invitation, spec_.incarnation);
-  communicator_ = std::make_unique<NcclCommunicator>(*library_);
+  communicator_ = std::make_unique<NcclCommunicator>(*library_, spec_.abort_time);
   if (invitation.failed != 0 && group.rank() == 0) {
     status.message = "group: " + communicator_->explain(nccl::Code::system_error) +
                      " when rank 0 made an id; is the interface in NCCL_SOCKET_IFNAME up?";

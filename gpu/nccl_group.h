@@ -9,7 +9,7 @@
 //   3  NCCL's work in the stream, waited for on the host.
 // Each wait of 2 and 3 looks at NCCL's own state, at the clock, and at what the other ranks say in
 // shared memory. What ends badly aborts this rank's communicator and tells the others, who then do
-// the same; the next call of the actor makes a new one.
+// the same; the next call of the actor makes a new one. Where even the abort hangs, `stuck` is told.
 #pragma once
 
 #include <forge/wait.h>
@@ -30,6 +30,8 @@
 
 namespace forge::gpu {
 
+inline constexpr std::chrono::seconds kNcclAbortTime{10};
+
 struct NcclSpec {
   Group& group;    ///< of the same ranks; outlives it, as the stream does
   Stream& stream;  ///< where the actor's work goes
@@ -40,6 +42,11 @@ struct NcclSpec {
   std::chrono::nanoseconds timeout = std::chrono::seconds(60);
   /// The longest a communicator's end may take that nobody has a complaint about.
   std::chrono::nanoseconds closing_time = std::chrono::seconds(2);
+  /// The longest it may take to abort one.
+  std::chrono::nanoseconds abort_time = kNcclAbortTime;
+  /// One could not be aborted in time: its kernels keep the stream, and only the end of this process
+  /// ends them. Need not return.
+  std::function<void(const Status&)> stuck = [](const Status&) {};
   Wait wait = Wait::adaptive;
   /// Asked when a communicator is wanted, until it succeeds.
   std::function<Result<NcclLibrary>()> load = [] { return load_nccl(); };

@@ -3,12 +3,14 @@
 // libraries that forge must refuse.
 #include "tests/gpu/fake_nccl.h"
 
+#include <chrono>
 #include <cstdint>
 #include <cstring>
 #include <map>
 #include <memory>
 #include <mutex>
 #include <set>
+#include <thread>
 #include <vector>
 
 #include "gpu/nccl_abi.h"
@@ -223,8 +225,9 @@ Code ncclCommDestroy(nccl::Communicator* communicator) {
 
 #ifndef FAKE_NCCL_WITHOUT_ABORT
 Code ncclCommAbort(nccl::Communicator* communicator) {
-  const std::lock_guard lock(mutex);
   ++control.aborts;
+  while (control.abort_hangs) std::this_thread::sleep_for(std::chrono::milliseconds(1));
+  const std::lock_guard lock(mutex);
   leave(communicator);
   return Code::success;
 }

@@ -21,6 +21,7 @@ struct FakeNccl {
   std::atomic<int> collective_fails_at{-1};   ///< this rank's call
   std::atomic<int> remote_error_at{-1};       ///< this rank's communicator, once in a collective
   std::atomic<bool> finalize_hangs{false};
+  std::atomic<bool> abort_hangs{false};
 
   // What has happened.
   std::atomic<int> ids{0};

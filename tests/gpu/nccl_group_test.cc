@@ -54,7 +54,7 @@ class NcclGroups : public ::testing::TestWithParam<int> {
 
   NcclGroups() : library_(load_nccl(FAKE_NCCL).value()), fake_(tests::fake_nccl(FAKE_NCCL)) {
     for (auto* flag : {&fake_.id_fails, &fake_.init_hangs, &fake_.collective_hangs,
-                       &fake_.kernel_hangs, &fake_.finalize_hangs})
+                       &fake_.kernel_hangs, &fake_.finalize_hangs, &fake_.abort_hangs})
       *flag = false;
     for (auto* rank : {&fake_.init_fails_at, &fake_.collective_fails_at, &fake_.remote_error_at})
       *rank = -1;
@@ -251,6 +251,26 @@ TEST_P(NcclGroups, AKernelThatHangsIsAbortedAtTheDeadline) {
   EXPECT_THAT(ended, Each(Field(&Status::code, ErrorCode::deadline_exceeded)));
   EXPECT_EQ(fake_.aborts, procs());
   for (const std::atomic<bool>& running : fake_.running) EXPECT_FALSE(running);
+}
+
+TEST_P(NcclGroups, AnAbortThatHangsIsSaidToBeStuckAndLeftBehind) {
+  timeout_ = kShort;
+  fake_.kernel_hangs = true;
+  fake_.abort_hangs = true;
+  std::atomic<int> stuck{0};
+  const auto ended = ends([](NcclGroup& nccl, Group&, int) { reduce_some(nccl); },
+                          [&](NcclSpec& spec, int) {
+                            spec.abort_time = milliseconds(20);
+                            spec.stuck = [&](const Status& why) {
+                              EXPECT_THAT(why, is(ErrorCode::unavailable, "not ended in 20 ms"));
+                              ++stuck;
+                            };
+                          });
+  EXPECT_THAT(ended, Each(Field(&Status::code, ErrorCode::deadline_exceeded)));
+  EXPECT_EQ(stuck, procs());
+  EXPECT_EQ(fake_.living, procs()) << "nobody waited for the end of one";
+  fake_.abort_hangs = false;
+  while (fake_.living != 0) std::this_thread::sleep_for(milliseconds(1));
 }
 
 TEST_P(NcclGroups, ADeadRankEndsTheWaitForACollective) {
