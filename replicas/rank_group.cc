@@ -2,7 +2,11 @@
 
 #include <forge/error.h>
 
+#include <charconv>
+#include <cstdlib>
+#include <cstring>
 #include <string>
+#include <system_error>
 #include <utility>
 
 #include "gpu/backend_loader.h"
@@ -17,6 +21,22 @@ constexpr std::size_t kOwnFileSize = gpu::Group::file_size(std::size_t{16} * 102
 
 bool is_fake(const gpu::Backend& backend) {
   return backend.device().uuid.starts_with(gpu::kFakeDevicePrefix);
+}
+
+/// How long a step waits: as the environment says, or else as long as groups do.
+std::chrono::nanoseconds timeout_from_environment() {
+  const char* const text = std::getenv(kGroupTimeoutVariable);  // NOLINT(concurrency-mt-unsafe)
+  if (text == nullptr) return gpu::GroupSpec{}.timeout;
+  constexpr double kMost = 1e9;  // so that it can be counted in ns
+  double seconds = 0;
+  const char* const end = text + std::strlen(text);
+  const auto [stop, error] = std::from_chars(text, end, seconds);
+  if (error != std::errc() || stop != end || !(seconds > 0) || seconds > kMost) {
+    throw InvalidArgument(std::string("forge::context().group(): ") + kGroupTimeoutVariable +
+                          " is \"" + text + "\"; give it a number of seconds, such as 300 or 0.5");
+  }
+  return std::chrono::duration_cast<std::chrono::nanoseconds>(
+      std::chrono::duration<double>(seconds));
 }
 
 Status sent_to_one_rank() {
@@ -68,6 +88,7 @@ forge::Group& RankGroup::get() {
 }
 
 void RankGroup::make() {
+  const auto timeout = timeout_from_environment();
   if (worker_.procs == 1 && files_.empty()) {
     files_.push_back(shm::Segment::create({.name = "forge:group",
                                            .size = kOwnFileSize,
@@ -85,12 +106,13 @@ void RankGroup::make() {
   group_ = gpu::Group::create({.rank = static_cast<int>(worker_.rank),
                                .files = std::move(files_),
                                .incarnation = incarnation_,
+                               .timeout = timeout,
                                .wait = static_cast<Wait>(worker_.wait)})
                .value();
-  if (device_) add_device();
+  if (device_) add_device(timeout);
 }
 
-void RankGroup::add_device() {
+void RankGroup::add_device(std::chrono::nanoseconds timeout) {
   std::unique_ptr<gpu::DeviceTransport> transport;
   if (is_fake(device_->backend)) {
     transport = std::make_unique<gpu::StagedTransport>(*group_, device_->stream);
@@ -101,6 +123,7 @@ void RankGroup::add_device() {
                       .event = device_->backend.make_event().value(),
                       .uuid = device_->backend.device().uuid,
                       .incarnation = incarnation_,
+                      .timeout = timeout,
                       .wait = static_cast<Wait>(worker_.wait)});
   }
   device_group_ =

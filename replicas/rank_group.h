@@ -1,6 +1,7 @@
 // The group of one worker: which files it lies in, and which call of the actor it is in.
 #pragma once
 
+#include <chrono>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
@@ -22,6 +23,9 @@ inline constexpr std::size_t kGroupFileReserved = gpu::kGroupDataOffset;
 
 /// The files of all ranks, as they were handed down on descriptors `first`, `first` + 1, …
 Result<std::vector<shm::Segment>> attach_group_files(int first, const shm::WorkerIdentity& worker);
+
+/// In the environment of a worker: for how many seconds a collective waits for the other ranks.
+inline constexpr const char* kGroupTimeoutVariable = "FORGE_GROUP_TIMEOUT";
 
 /// What collectives on device tensors need. All of it outlives the group.
 struct GroupDevice {
@@ -48,12 +52,12 @@ class RankGroup {
   }
 
   /// Made when it is first asked for. Throws InvalidArgument in a call that was sent to this rank
-  /// alone, and Unavailable if there is no memory.
+  /// alone or if FORGE_GROUP_TIMEOUT is no number of seconds, and Unavailable if there is no memory.
   forge::Group& get();
 
  private:
   void make();
-  void add_device();
+  void add_device(std::chrono::nanoseconds timeout);
   void enter();
 
   std::vector<shm::Segment> files_;  // until the group has them

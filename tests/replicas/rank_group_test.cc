@@ -16,11 +16,15 @@
 namespace forge::replicas {
 namespace {
 
+using ::testing::AllOf;
 using ::testing::HasSubstr;
 
 class OneRank : public ::testing::Test {
  protected:
-  ~OneRank() override { ::unsetenv(gpu::kNcclLibraryVariable); }
+  ~OneRank() override {
+    ::unsetenv(gpu::kNcclLibraryVariable);
+    ::unsetenv(kGroupTimeoutVariable);
+  }
 
   /// The worker's, on a device of that name.
   void start(const std::string& uuid) {
@@ -95,6 +99,21 @@ TEST_F(OneRank, SaysWhatToDoWithoutNcclAndStillHasTheHost) {
   EXPECT_THAT(status.message, HasSubstr("FORGE_NCCL_LIBRARY"));
   Tensor tensor(DType::f32, {4});
   group_->get().all_reduce(tensor, Reduction::sum);
+}
+
+TEST_F(OneRank, WaitsAsLongAsTheEnvironmentSays) {
+  for (const char* const text : {"", "soon", "60s", "0", "-1", "nan", "inf", "1e300"}) {
+    ASSERT_EQ(::setenv(kGroupTimeoutVariable, text, 1), 0);
+    start("GPU-fake-1");
+    const Status status = call();
+    EXPECT_EQ(status.code, ErrorCode::invalid_argument) << text;
+    EXPECT_THAT(status.message, AllOf(HasSubstr(kGroupTimeoutVariable), HasSubstr(text)));
+  }
+  for (const char* const text : {"0.5", "300", "1e6"}) {
+    ASSERT_EQ(::setenv(kGroupTimeoutVariable, text, 1), 0);
+    start("GPU-fake-1");
+    EXPECT_TRUE(call().ok()) << text;
+  }
 }
 
 TEST_F(OneRank, NeedsNoNcclOnADeviceThatIsMadeUp) {

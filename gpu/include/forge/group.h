@@ -28,7 +28,8 @@ enum class Reduction : std::uint8_t { sum = 1, product = 2, min = 3, max = 4 };
 ///                     bf16, on a device bool, i16 and u16; on a device also in a graph, or if NCCL
 ///                     is too old
 ///   Unavailable       on a device: NCCL is missing, or failed in some rank
-///   DeadlineExceeded  other ranks did not come within a minute; it says which
+///   DeadlineExceeded  other ranks did not come within a minute, or within as many seconds as
+///                     FORGE_GROUP_TIMEOUT says in the worker's environment; it says which
 ///   WorkerLost        a rank is dead; the replica is about to be restarted
 /// After DeadlineExceeded, when NCCL failed, and when a rank has gone on, all collectives fail until
 /// the next call. What a collective that threw was to write to holds anything.
