@@ -62,7 +62,8 @@ class DeviceLane final : public detail::DeviceWork {
   ~DeviceLane();
 
   int ordinal() const { return backend_.device().ordinal; }
-  void* stream() const { return compute_->native(); }
+  /// Where the actor's work goes.
+  gpu::Stream& compute() { return *compute_; }
 
   // Into the device. All throw what the backend says.
 

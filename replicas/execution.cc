@@ -127,7 +127,7 @@ void Execution::stamp() {
 void* Execution::stream() const {
   if (place_.lane == nullptr) return Context::stream();
   touched_ = true;
-  return place_.lane->stream();
+  return place_.lane->compute().native();
 }
 
 detail::DeviceWork* Execution::device_work() {

@@ -2,6 +2,7 @@
 
 #include <forge/error.h>
 
+#include <algorithm>
 #include <charconv>
 #include <cstdlib>
 #include <cstring>
@@ -117,14 +118,16 @@ void RankGroup::add_device(std::chrono::nanoseconds timeout) {
   if (is_fake(device_->backend)) {
     transport = std::make_unique<gpu::StagedTransport>(*group_, device_->stream);
   } else {
-    transport = std::make_unique<gpu::NcclGroup>(
-        gpu::NcclSpec{.group = *group_,
-                      .stream = device_->stream,
-                      .event = device_->backend.make_event().value(),
-                      .uuid = device_->backend.device().uuid,
-                      .incarnation = incarnation_,
-                      .timeout = timeout,
-                      .wait = static_cast<Wait>(worker_.wait)});
+    transport = std::make_unique<gpu::NcclGroup>(gpu::NcclSpec{
+        .group = *group_,
+        .stream = device_->stream,
+        .event = device_->backend.make_event().value(),
+        .uuid = device_->backend.device().uuid,
+        .incarnation = incarnation_,
+        .timeout = timeout,
+        .abort_time = std::min<std::chrono::nanoseconds>(timeout, gpu::kNcclAbortTime),
+        .stuck = device_->lost,
+        .wait = static_cast<Wait>(worker_.wait)});
   }
   device_group_ =
       std::make_unique<gpu::DeviceGroup>(*group_, std::move(transport), device_->allocate);

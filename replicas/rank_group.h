@@ -4,6 +4,7 @@
 #include <chrono>
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <vector>
@@ -32,6 +33,8 @@ struct GroupDevice {
   gpu::Backend& backend;
   gpu::Stream& stream;  ///< the one the actor's work goes into
   gpu::DeviceGroup::Allocate allocate;
+  /// Nothing in this process can use the device any more. Need not return.
+  std::function<void(const Status&)> lost;
 };
 
 class RankGroup {

@@ -150,6 +150,13 @@ void Worker::open_lane() {
     if (const Status status = arena_.protect(); !status.ok()) no_device_ = status;
   }
   answers_.pin_with([this](std::span<const std::byte> memory) { lane_->pin(memory, {}); });
+  group_.use_device({.backend = *backend_,
+                     .stream = lane_->compute(),
+                     .allocate =
+                         [this](DType dtype, std::span<const std::int64_t> shape) {
+                           return lane_->allocate(dtype, shape);
+                         },
+                     .lost = [this](const Status& status) { device_lost(status); }});
   show_memory();
 }
 

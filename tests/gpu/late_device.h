@@ -235,7 +235,7 @@ class LateBackend final : public gpu::Backend {
   explicit LateBackend(LateDevice& device)
       : info_{.ordinal = 0,
               .name = "late",
-              .uuid = "GPU-late",
+              .uuid = "GPU-fake-late",
               .memory = device.memory,
               .pins_read_only = device.pins_read_only},
         work_(std::make_shared<LateWork>(device)) {}

@@ -4,9 +4,11 @@
 #include <forge/error.h>
 #include <gmock/gmock.h>
 
+#include <chrono>
 #include <cstdlib>
 #include <memory>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include "gpu/host_backend.h"
@@ -35,9 +37,11 @@ class OneRank : public ::testing::Test {
     group_ = std::make_unique<RankGroup>(std::vector<shm::Segment>{}, identity, 5);
     group_->use_device({.backend = *backend_,
                         .stream = *stream_,
-                        .allocate = [](DType dtype, std::span<const std::int64_t> shape) {
-                          return on_device(dtype, {shape.begin(), shape.end()});
-                        }});
+                        .allocate =
+                            [](DType dtype, std::span<const std::int64_t> shape) {
+                              return on_device(dtype, {shape.begin(), shape.end()});
+                            },
+                        .lost = [this](const Status& why) { lost_ = why; }});
   }
   static Tensor on_device(DType dtype, const std::vector<std::int64_t>& shape) {
     Tensor tensor(dtype, shape);
@@ -64,6 +68,7 @@ class OneRank : public ::testing::Test {
 
   std::unique_ptr<gpu::Backend> backend_;
   std::unique_ptr<gpu::Stream> stream_;
+  Status lost_;
   std::unique_ptr<RankGroup> group_;
 };
 
@@ -89,6 +94,22 @@ TEST_F(OneRank, GoesOnInTheNextCallAfterAFailureOnTheDevice) {
   EXPECT_EQ(call().code, ErrorCode::unavailable);
   fake.collective_fails_at = -1;
   EXPECT_TRUE(call().ok());
+}
+
+TEST_F(OneRank, LosesADeviceOnWhichNcclDoesNotEnd) {
+  ASSERT_EQ(::setenv(gpu::kNcclLibraryVariable, FAKE_NCCL, 1), 0);
+  ASSERT_EQ(::setenv(kGroupTimeoutVariable, "0.05", 1), 0);
+  start("GPU-1");
+  EXPECT_EQ(gpu::load_nccl().value().path, FAKE_NCCL);
+  tests::FakeNccl& fake = tests::fake_nccl(FAKE_NCCL);
+  fake.collective_hangs = true;
+  fake.abort_hangs = true;
+  EXPECT_EQ(call().code, ErrorCode::deadline_exceeded);
+  EXPECT_EQ(lost_.code, ErrorCode::unavailable);
+  EXPECT_THAT(lost_.message, HasSubstr("nothing in this process can use the device"));
+  fake.collective_hangs = false;
+  fake.abort_hangs = false;
+  while (fake.living != 0) std::this_thread::sleep_for(std::chrono::milliseconds(1));
 }
 
 TEST_F(OneRank, SaysWhatToDoWithoutNcclAndStillHasTheHost) {
