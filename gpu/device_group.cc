@@ -17,16 +17,17 @@ std::span<std::byte> writable_bytes(const Tensor& tensor) {
 
 Status invalid(std::string message) { return {ErrorCode::invalid_argument, std::move(message)}; }
 
-void require(const Status& status) {
-  if (!status.ok()) throw_status(status);
-}
-
 }  // namespace
 
 // ---- StagedTransport
 
 /// That all ranks are in the same collective on device tensors, as other transports find out too.
 void StagedTransport::agree(const GroupCall& call) { group_.agree(call, {}, {}); }
+
+/// The others wait in this collective for what we bring.
+void StagedTransport::require(Status status) {
+  if (!status.ok()) group_.fail(std::move(status));
+}
 
 std::vector<std::byte> StagedTransport::fetch(std::span<const std::byte> device) {
   std::vector<std::byte> host(device.size());

@@ -30,6 +30,7 @@ class StagedTransport final : public DeviceTransport {
 
  private:
   void agree(const GroupCall& call);
+  void require(Status status);
   std::vector<std::byte> fetch(std::span<const std::byte> device);
   void store(std::span<std::byte> device, std::span<const std::byte> host);
 
