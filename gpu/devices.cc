@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <charconv>
+#include <cstdlib>
 #include <fstream>
 #include <optional>
 #include <string_view>
@@ -117,6 +118,12 @@ std::vector<Device> visible_devices(const std::vector<Device>& all, std::string_
     begin = end + 1;
   }
   return visible;
+}
+
+std::vector<Device> visible_devices(const std::vector<Device>& all) {
+  const char* const variable =
+      std::getenv("CUDA_VISIBLE_DEVICES");  // NOLINT(concurrency-mt-unsafe)
+  return variable == nullptr ? all : visible_devices(all, variable);
 }
 
 std::vector<int> parse_cpu_list(std::string_view text) {

@@ -29,6 +29,8 @@ std::vector<Device> list_devices(const std::filesystem::path& root = "/");
 /// list, a device named twice leaves none at all. Indices count in PCI bus order, which is CUDA's own
 /// under CUDA_DEVICE_ORDER=PCI_BUS_ID; a part of a device ("MIG-…") is taken at its word.
 std::vector<Device> visible_devices(const std::vector<Device>& all, std::string_view variable);
+/// As the variable of this process says; all of them if it is not set.
+std::vector<Device> visible_devices(const std::vector<Device>& all);
 
 /// The numbers in a list like "0-3,8"; empty if it is no such list.
 std::vector<int> parse_cpu_list(std::string_view text);

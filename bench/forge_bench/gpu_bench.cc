@@ -38,11 +38,11 @@ std::string plugin(const GpuOptions& options, const char* name) {
 
 void require_device(const GpuOptions& options) {
   const char* const fakes = std::getenv("FORGE_FAKE_DEVICES");  // NOLINT(concurrency-mt-unsafe)
-  const auto devices = gpu::list_devices(fakes == nullptr ? "/" : fakes);
+  const auto devices = gpu::visible_devices(gpu::list_devices(fakes == nullptr ? "/" : fakes));
   if (devices.empty()) {
     throw UsageError(
-        "there is no NVIDIA device: the driver lists none under "
-        "/proc/driver/nvidia/gpus. Run this on a machine with one");
+        "there is no NVIDIA device: the driver lists none under /proc/driver/nvidia/gpus that "
+        "CUDA_VISIBLE_DEVICES allows. Run this on a machine with one");
   }
   if (devices.front().uuid.starts_with(gpu::kFakeDevicePrefix) != options.rehearse) {
     throw UsageError(options.rehearse

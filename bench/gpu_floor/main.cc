@@ -19,8 +19,8 @@
 namespace forge::gpu_floor {
 
 std::unique_ptr<gpu::Backend> open_device() {
-  const auto devices = gpu::list_devices();
-  if (devices.empty()) throw std::runtime_error("the driver lists no device");
+  const auto devices = gpu::visible_devices(gpu::list_devices());
+  if (devices.empty()) throw std::runtime_error("the driver lists no device that may be used");
   // As the controller does for a worker. No thread runs yet.
   const std::string& uuid = devices.front().uuid;
   ::setenv("CUDA_DEVICE_ORDER", "PCI_BUS_ID", 1);     // NOLINT(concurrency-mt-unsafe)

@@ -20,7 +20,7 @@ INSTANTIATE_TEST_SUITE_P(All, AnyBackend,
 /// The CUDA backend where there is a device: the one this process was given, or else the first.
 BackendSpec device_spec() {
   BackendSpec spec = BackendSpec::from_environment();
-  const std::vector<Device> devices = list_devices();
+  const std::vector<Device> devices = visible_devices(list_devices());
   if (spec.device.empty() && !devices.empty()) spec.device = devices.front().uuid;
   return spec;
 }

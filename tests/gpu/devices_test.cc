@@ -3,6 +3,7 @@
 #include <gmock/gmock.h>
 #include <unistd.h>
 
+#include <cstdlib>
 #include <fstream>
 
 namespace forge::gpu {
@@ -129,6 +130,19 @@ INSTANTIATE_TEST_SUITE_P(
                       Visible{"GPU-bb,GPU-aa,GPU-c", {"GPU-bb33"}}, Visible{"GPU-bb,GPU-bb33", {}},
                       Visible{"GPU-dd,GPU-bb", {}}, Visible{"bb33", {}},
                       Visible{"MIG-17,MIG-18", {"MIG-17", "MIG-18"}}));
+
+TEST(DevicesOfThisProcess, AreAllUnlessTheEnvironmentSaysOtherwise) {
+  std::vector<Device> all(2);
+  all[0].uuid = "GPU-aa";
+  all[1].uuid = "GPU-bb";
+  ::unsetenv("CUDA_VISIBLE_DEVICES");
+  EXPECT_THAT(visible_devices(all), SizeIs(2));
+  ASSERT_EQ(::setenv("CUDA_VISIBLE_DEVICES", "GPU-bb", 1), 0);
+  const std::vector<Device> one = visible_devices(all);
+  ::unsetenv("CUDA_VISIBLE_DEVICES");
+  ASSERT_THAT(one, SizeIs(1));
+  EXPECT_EQ(one[0].uuid, "GPU-bb");
+}
 
 struct CpuList {
   const char* text;

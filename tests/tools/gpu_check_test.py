@@ -13,6 +13,7 @@ import subprocess
 import sys
 import tempfile
 import unittest
+import unittest.mock
 from pathlib import Path
 
 GPU_CHECK = ""
@@ -78,6 +79,38 @@ class Inside(unittest.TestCase):
     def verdicts(self, rows):
         return [row["verdict"] for row in rows]
 
+    def require(self, nvidia_smi):
+        """On a machine with a driver and all tools, where nvidia-smi is this script."""
+        folder = Path(self.folder.name)
+        (folder / "driver" / "0000:01:00.0").mkdir(parents=True, exist_ok=True)
+        self.check.DRIVER = folder / "driver"
+        (folder / "FORGE-PACKAGES").write_text("for a test")
+        for tool in ["cmake", "ninja", "c++", "nvcc"]:
+            self.program(tool, "")
+        if nvidia_smi:
+            self.program("nvidia-smi", "").write_text("#!/bin/sh\n" + nvidia_smi)
+        return self.check.require(self.check.parse(["--packages", str(folder)]))
+
+    def test_one_card_is_chosen_for_all(self):
+        answer = 'echo "GPU-of-$2, NVIDIA H100 80GB HBM3, 9.0"'
+        for visible, card in [(None, "GPU-of-0"), ("3,1", "GPU-of-3")]:
+            here = {"PATH": str(self.check.BUILD / "bin") + ":" + os.environ["PATH"]}
+            with unittest.mock.patch.dict(os.environ, here):
+                os.environ.pop("CUDA_VISIBLE_DEVICES", None)
+                if visible:
+                    os.environ["CUDA_VISIBLE_DEVICES"] = visible
+                _, _, name, architecture = self.require(answer)
+                self.assertEqual((name, architecture), ("NVIDIA H100 80GB HBM3", "90"))
+                self.assertEqual(os.environ["CUDA_VISIBLE_DEVICES"], card)
+
+    def test_a_driver_that_does_not_work_is_no_failure_of_forge(self):
+        with unittest.mock.patch.dict(os.environ, {"PATH": str(self.check.BUILD / "bin")}):
+            for nvidia_smi, said in [("", "nvidia-smi is not on the PATH"),
+                                     ("echo Failed to initialize NVML; exit 9", "Failed to initialize NVML")]:
+                with self.assertRaises(self.check.CannotRun) as refused:
+                    self.require(nvidia_smi)
+                self.assertIn(said, str(refused.exception))
+
     def test_a_suite_that_never_met_the_card_does_not_count(self):
         self.program("gpu_backend_test", "[       OK ] All/AnyBackend.Copies/host (1 ms)")
         with contextlib.redirect_stderr(io.StringIO()):
@@ -86,6 +119,15 @@ class Inside(unittest.TestCase):
             self.assertEqual(self.verdicts(self.check.conformance(self.log)), ["met"])
             self.program("gpu_backend_test", "[       OK ] Device/AnyBackend.Copies/cuda (1 ms)", 1)
             self.assertEqual(self.verdicts(self.check.conformance(self.log)), ["MISSED"])
+
+    def test_a_bench_that_checks_nothing_does_not_count(self):
+        arguments = self.check.parse([])
+        for checks, verdicts in [("[]", ["MISSED"]), ('[{"verdict": "met"}]', ["met"]), ("", ["MISSED"])]:
+            program = self.program("forge-bench", "")
+            program.write_text(f"""#!/bin/sh\necho '{{"checks": {checks}}}' > "$3"\n""")
+            with contextlib.redirect_stderr(io.StringIO()):
+                rows = self.check.bench(self.log, arguments)
+            self.assertEqual(self.verdicts(rows), verdicts, checks)
 
     def test_what_takes_too_long_is_ended_and_said_to(self):
         slow = self.check.BUILD / "bin" / "slow"
