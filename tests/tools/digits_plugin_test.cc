@@ -1,4 +1,5 @@
-// The digits plugin, served: batches answer what the model in this process answers, one by one.
+// The digits plugins, served on the host: batches answer what the model in this process answers, one
+// by one. Also the one for CUDA, which needs neither a driver nor a device for that.
 #include <forge/forge.h>
 #include <gmock/gmock.h>
 
@@ -19,12 +20,12 @@ using ::testing::HasSubstr;
 using Classify = int(std::vector<float>);
 using ClassifyTensor = int(Tensor);
 
-std::string plugin_path() {
+std::string plugin_path(const std::string& name) {
   const char* folder = std::getenv("FORGE_PLUGIN_DIR");
-  return (folder == nullptr ? std::string(".") : std::string(folder)) + "/libdigits.so";
+  return (folder == nullptr ? std::string(".") : std::string(folder)) + "/lib" + name + ".so";
 }
 
-class DigitsPlugin : public ::testing::Test {
+class DigitsPlugin : public ::testing::TestWithParam<std::string> {
  protected:
   /// A service whose batches have this size.
   Service serve(int batch_size) {
@@ -47,10 +48,14 @@ class DigitsPlugin : public ::testing::Test {
   }
 
   Controller controller{{.log_level = LogLevel::error}};
-  Plugin plugin = controller.load(plugin_path());
+  Plugin plugin = controller.load(plugin_path(GetParam()));
 };
+INSTANTIATE_TEST_SUITE_P(Host, DigitsPlugin, ::testing::Values("digits"));
+#ifdef FORGE_CUDA_PLUGINS
+INSTANTIATE_TEST_SUITE_P(Cuda, DigitsPlugin, ::testing::Values("digits_cuda"));
+#endif
 
-TEST_F(DigitsPlugin, AnswersAlikeWhateverTheBatch) {
+TEST_P(DigitsPlugin, AnswersAlikeWhateverTheBatch) {
   for (const int batch_size : {1, 7, 32, 256}) {
     const Service service = serve(batch_size);
     const auto classify = service.endpoint<Classify>("classify");
@@ -62,7 +67,7 @@ TEST_F(DigitsPlugin, AnswersAlikeWhateverTheBatch) {
   }
 }
 
-TEST_F(DigitsPlugin, ReadsTensorsWhereTheyLie) {
+TEST_P(DigitsPlugin, ReadsTensorsWhereTheyLie) {
   for (const int batch_size : {1, 32}) {
     const Service service = serve(batch_size);
     const auto classify = service.endpoint<ClassifyTensor>("classify_tensor");
@@ -77,7 +82,7 @@ TEST_F(DigitsPlugin, ReadsTensorsWhereTheyLie) {
   }
 }
 
-TEST_F(DigitsPlugin, AnImageOfAnotherSizeFailsAlone) {
+TEST_P(DigitsPlugin, AnImageOfAnotherSizeFailsAlone) {
   const Service service = serve(3);
   const auto classify = service.endpoint<Classify>("classify");
   auto good = classify.route(image(0));
@@ -90,7 +95,7 @@ TEST_F(DigitsPlugin, AnImageOfAnotherSizeFailsAlone) {
   EXPECT_THAT(result.error().what(), HasSubstr("an image of 63 pixels; send 64"));
 }
 
-TEST_F(DigitsPlugin, ATensorOfAnotherSizeFailsAlone) {
+TEST_P(DigitsPlugin, ATensorOfAnotherSizeFailsAlone) {
   const Service service = serve(2);
   const auto classify = service.endpoint<ClassifyTensor>("classify_tensor");
   Tensor image = service.allocate(DType::f32, {64});
@@ -99,6 +104,14 @@ TEST_F(DigitsPlugin, ATensorOfAnotherSizeFailsAlone) {
   auto bad = classify.route(service.allocate(DType::f32, {63}));
   EXPECT_EQ(good.get(), expected()[0]);
   EXPECT_FALSE(bad.result().has_value());
+}
+
+TEST_P(DigitsPlugin, ATensorOfAnotherKindIsToldWhatToBe) {
+  const Service service = serve(1);
+  const auto classify = service.endpoint<ClassifyTensor>("classify_tensor");
+  const auto result = classify.route(service.allocate(DType::f64, {64})).result();
+  ASSERT_FALSE(result.has_value());
+  EXPECT_THAT(result.error().what(), HasSubstr("send 64 of them as f32"));
 }
 
 }  // namespace

@@ -90,6 +90,11 @@ void add_bias(const float* sums, const float* bias, void* out, Precision precisi
   check(cudaGetLastError(), "launching the kernel that adds a bias");
 }
 
+void copy(void* to, const void* from, std::size_t bytes, cudaStream_t stream) {
+  check(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToDevice, stream),
+        "copying rows on the device");
+}
+
 void most_likely(const float* logits, const float* bias, std::int32_t* labels, std::size_t rows,
                  std::size_t width, cudaStream_t stream) {
   most_likely_kernel<<<blocks_for(rows), kThreads, 0, stream>>>(

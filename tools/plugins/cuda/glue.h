@@ -1,5 +1,5 @@
-// The kernels between matrix products. All put work into a stream and throw std::runtime_error if
-// that fails; pointers are to device memory, matrices are row-major.
+// The kernels and copies between matrix products. All put work into a stream and throw
+// std::runtime_error if that fails; pointers are to device memory, matrices are row-major.
 #pragma once
 
 #include <cuda_runtime_api.h>
@@ -15,6 +15,9 @@ namespace forge::cuda {
 /// may be `sums`. `width` is a multiple of 4 and the matrices are aligned to 16 bytes.
 void add_bias(const float* sums, const float* bias, void* out, Precision precision,
               std::size_t rows, std::size_t width, bool activate, cudaStream_t stream);
+
+/// From one place on the device to another.
+void copy(void* to, const void* from, std::size_t bytes, cudaStream_t stream);
 
 /// The index of the largest of each row's `width` logits plus bias; the lowest where several are
 /// equal.

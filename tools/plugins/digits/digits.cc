@@ -1,14 +1,15 @@
 // Digits: tells which digit an image of 8×8 pixels shows. A real model, to serve and to measure.
+// One source for both plugins: which make_classifier() it is linked with says where they compute.
 #include <forge/plugin.h>
 
 #include <cstddef>
 #include <cstdint>
 #include <memory>
-#include <optional>
 #include <span>
 #include <string>
 #include <vector>
 
+#include "tools/plugins/digits/classifier.h"
 #include "tools/plugins/digits/model.h"
 #include "tools/plugins/digits/serving.h"
 
@@ -19,7 +20,7 @@ namespace {
 /// on its batch (model.h), so callers cannot tell how their calls were put together.
 class Digits : public ForgeActor {
  public:
-  void setup() override { model_ = Mlp::trained(); }
+  void setup() override { classifier_ = make_classifier(); }
 
   /// The digit in each image: 64 pixels, 0 to 16. One of another size is an error of its own.
   std::vector<Result<int>> classify(const std::vector<std::vector<float>>& images) {
@@ -27,7 +28,8 @@ class Digits : public ForgeActor {
     for (const std::vector<float>& image : images) {
       if (image.size() == kPixels) pixels_.insert(pixels_.end(), image.begin(), image.end());
     }
-    const std::span<const std::uint8_t> labels = label(pixels_);
+    std::span<const std::uint8_t> labels;
+    if (!pixels_.empty()) labels = classifier_->classify(pixels_);
     auto next = labels.begin();
     std::vector<Result<int>> answers;
     answers.reserve(images.size());
@@ -43,31 +45,22 @@ class Digits : public ForgeActor {
 
   /// The same, of images stacked to [n, 64] or [n, 8, 8]: the pixels are read where they lie.
   std::vector<int> classify_tensor(const Tensor& images) {
-    const Tensor here =
-        context().to_host(images);  // they lie on the worker's device, if it has one
-    const std::span<const float> pixels = here.span<float>();
     const auto count = static_cast<std::size_t>(images.shape().front());
-    if (pixels.size() != count * kPixels) throw InvalidArgument(bad_size(pixels.size() / count));
-    const std::span<const std::uint8_t> labels = label(pixels);
+    if (images.dtype() != DType::f32 || images.size() != count * kPixels) {
+      throw InvalidArgument(bad_size(images.size() / count));
+    }
+    const std::span<const std::uint8_t> labels = classifier_->classify(images);
     return {labels.begin(), labels.end()};
   }
 
  private:
-  /// Of images that lie one behind the other; valid until the next call.
-  std::span<const std::uint8_t> label(std::span<const float> pixels) {
-    labels_.resize(pixels.size() / kPixels);
-    model_->classify(pixels, labels_);
-    return labels_;
-  }
-
   static std::string bad_size(std::size_t pixels) {
     return "an image of " + std::to_string(pixels) + " pixels; send " + std::to_string(kPixels) +
-           " of them, row by row, 0 to 16";
+           " of them as f32, row by row, 0 to 16";
   }
 
-  std::optional<Mlp> model_;  // set by setup()
+  std::unique_ptr<Classifier> classifier_;  // set by setup()
   std::vector<float> pixels_;
-  std::vector<std::uint8_t> labels_;
 };
 
 }  // namespace

@@ -36,7 +36,7 @@ class CudaNetwork : public Network {
     const std::size_t bytes = rows * model_.row_bytes();
     cudaStream_t const stream = call_stream();
     model_.use(stream);
-    copy(model_.input(), x.device_data<std::byte>(), bytes, stream);
+    cuda::copy(model_.input(), x.device_data<std::byte>(), bytes, stream);
     if (poisoned_) model_.poison();
     graphs_.run(rows, [&](std::size_t bucket) { model_.forward(bucket); });
     // The next batch may be computed while this one's answers still leave.
@@ -45,7 +45,7 @@ class CudaNetwork : public Network {
       cuda::check(cudaMemsetAsync(answer.device_data<std::byte>(), 0xFF, bytes, stream),
                   "poisoning an answer");
     }
-    copy(answer.device_data<std::byte>(), model_.output(), bytes, stream);
+    cuda::copy(answer.device_data<std::byte>(), model_.output(), bytes, stream);
     return answer;
   }
 
@@ -74,11 +74,6 @@ class CudaNetwork : public Network {
   }
 
  private:
-  static void copy(void* to, const void* from, std::size_t bytes, cudaStream_t stream) {
-    cuda::check(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToDevice, stream),
-                "copying rows on the device");
-  }
-
   CudaModel model_;
   GraphCache graphs_{{1, 2, 4, 8, 16, 32, 64, 128, 256}};
 };
@@ -91,9 +86,7 @@ class CudaSweeper : public Sweeper {
     cudaStream_t const stream = call_stream();
     Tensor values = context().allocate_device(DType::f32, x.shape());
     auto* const data = values.device_data<float>();
-    cuda::check(cudaMemcpyAsync(data, x.device_data<float>(), x.size() * sizeof(float),
-                                cudaMemcpyDeviceToDevice, stream),
-                "copying rows on the device");
+    cuda::copy(data, x.device_data<float>(), x.byte_count(), stream);
     for (int pass = 0; pass < passes; ++pass) cuda::add_one(data, x.size(), stream);
     Tensor answer = context().allocate_device(DType::f32, {x.shape()[0], kSwept});
     constexpr std::size_t kBytes = kSwept * sizeof(float);
