@@ -5,7 +5,6 @@
 #include <algorithm>
 #include <cstdio>
 #include <functional>
-#include <nlohmann/json.hpp>
 
 #include "bench/forge_bench/batch_bars.h"
 #include "bench/forge_bench/observe_bars.h"
@@ -251,30 +250,6 @@ std::vector<Bar> measure_bars(const BarOptions& options, Floor& floor) {
   }
   say("");
   return bars;
-}
-
-std::string to_text(const std::vector<Bar>& bars) {
-  std::string out =
-      left("bar", 40) + left("target", 23) + left("measured", 13) + left("verdict", 14) + "note\n";
-  for (const Bar& bar : bars) {
-    out += left(bar.name, 40) + left(bar.target, 23) + left(bar.measured, 13) +
-           left(to_string(bar.verdict), 14) + bar.note + "\n";
-  }
-  return out;
-}
-
-nlohmann::ordered_json to_json(const std::vector<Bar>& bars) {
-  auto json = nlohmann::ordered_json::array();
-  for (const Bar& bar : bars) {
-    json.push_back({{"bar", bar.name},
-                    {"target", bar.target},
-                    {"measured", bar.measured},
-                    {"value", bar.value},
-                    {"limit", bar.limit},
-                    {"verdict", to_string(bar.verdict)},
-                    {"note", bar.note}});
-  }
-  return json;
 }
 
 }  // namespace forge::bench

@@ -1,24 +1,13 @@
 // The bars forge has to clear, each a ratio to the floor of the same minutes on the same cores.
 #pragma once
 
-#include <nlohmann/json_fwd.hpp>
 #include <string>
 #include <vector>
 
+#include "bench/forge_bench/bar.h"
 #include "bench/forge_bench/run.h"
-#include "bench/forge_bench/verdict.h"
 
 namespace forge::bench {
-
-struct Bar {
-  std::string name;
-  std::string target;
-  std::string measured;
-  Verdict verdict = Verdict::not_measured;
-  std::string note;
-  double value = 0;  ///< in the target's unit
-  double limit = 0;
-};
 
 /// Options that bars take from the command line; everything else is what the bars say.
 struct BarOptions {
@@ -36,8 +25,5 @@ std::vector<std::string> bar_names();
 /// room for kLargestBarSlab.
 std::vector<Bar> measure_bars(const BarOptions& options, Floor& floor);
 inline constexpr SlabShape kLargestBarSlab{std::uint64_t{64} << 10, 64, 2};
-
-std::string to_text(const std::vector<Bar>& bars);
-nlohmann::ordered_json to_json(const std::vector<Bar>& bars);
 
 }  // namespace forge::bench

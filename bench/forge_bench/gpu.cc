@@ -13,7 +13,7 @@ namespace {
 /// Checks that are made together.
 struct GpuGroup {
   const char* name;
-  std::vector<GpuCheck> (*run)(GpuBench&);
+  std::vector<Bar> (*run)(GpuBench&);
   bool needs_card;     ///< it compares with what the card itself can do
   bool asked = false;  ///< only made when it is named
 };
@@ -35,18 +35,18 @@ std::vector<std::string> gpu_check_names() {
   return names;
 }
 
-std::vector<GpuCheck> run_gpu_checks(const GpuOptions& options) {
+std::vector<Bar> run_gpu_checks(const GpuOptions& options) {
   GpuBench bench(options);
-  std::vector<GpuCheck> checks;
+  std::vector<Bar> checks;
   for (const GpuGroup& group : kGroups) {
     const bool named = std::ranges::find(options.only, group.name) != options.only.end();
     if (!named && (group.asked || !options.only.empty())) continue;
     if (options.rehearse && group.needs_card) continue;
     try {
-      for (GpuCheck& check : group.run(bench)) checks.push_back(std::move(check));
+      for (Bar& check : group.run(bench)) checks.push_back(std::move(check));
     } catch (const std::exception& error) {
       // The others can still say something.
-      GpuCheck failed{.name = group.name, .target = "can be measured"};
+      Bar failed{.name = group.name, .target = "can be measured"};
       failed.note = error.what();
       failed.note.resize(std::min(failed.note.find('\n'), failed.note.size()));
       failed.verdict = Verdict::missed;

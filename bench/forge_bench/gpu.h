@@ -6,7 +6,7 @@
 #include <string>
 #include <vector>
 
-#include "bench/forge_bench/gpu_table.h"
+#include "bench/forge_bench/bar.h"
 
 namespace forge::bench {
 
@@ -24,6 +24,6 @@ struct GpuOptions {
 std::vector<std::string> gpu_check_names();
 
 /// Throws UsageError if there is no device, or this build has nothing for one.
-std::vector<GpuCheck> run_gpu_checks(const GpuOptions& options);
+std::vector<Bar> run_gpu_checks(const GpuOptions& options);
 
 }  // namespace forge::bench

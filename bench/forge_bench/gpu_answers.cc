@@ -60,7 +60,7 @@ Answers ask(const Service& service, const mlp::Shape& shape, std::uint64_t seed)
   return result;
 }
 
-GpuCheck digits_check(GpuBench& bench) {
+Bar digits_check(GpuBench& bench) {
   const Service service = bench.digits();
   const auto classify = service.endpoint<int(Tensor)>("classify_tensor");
   const auto& images = digits::held_out_images();
@@ -74,7 +74,7 @@ GpuCheck digits_check(GpuBench& bench) {
   }
   double different = 0;
   for (std::size_t i = 0; i < futures.size(); ++i) different += futures[i].get() != expected[i];
-  GpuCheck check{.name = "digits: labels that differ from the host's", .target = "none"};
+  Bar check{.name = "digits: labels that differ from the host's", .target = "none"};
   check.measured = text("%.0f", different);
   check.note = text("of %zu held-out images", images.size());
   return at_most(std::move(check), different, 0);
@@ -82,8 +82,8 @@ GpuCheck digits_check(GpuBench& bench) {
 
 }  // namespace
 
-std::vector<GpuCheck> answer_checks(GpuBench& bench) {
-  std::vector<GpuCheck> checks;
+std::vector<Bar> answer_checks(GpuBench& bench) {
+  std::vector<Bar> checks;
   std::uint64_t moved = 0;
   for (const DType dtype : {DType::f32, DType::bf16}) {
     const mlp::Shape shape{bench.width(512), 4, dtype};
@@ -91,15 +91,14 @@ std::vector<GpuCheck> answer_checks(GpuBench& bench) {
     service.endpoint<void(bool)>("poison").route(true).get();
     const Answers answers = ask(service, shape, bench.options().seed);
     const double most = tolerance(dtype);
-    GpuCheck check{
-        .name = "mlp " + std::string(to_string(dtype)) + " against float64, batch 1 to 64",
-        .target = text("error ≤ %.0e", most)};
+    Bar check{.name = "mlp " + std::string(to_string(dtype)) + " against float64, batch 1 to 64",
+              .target = text("error ≤ %.0e", most)};
     check.measured = text("%.1e", answers.worst);
     check.note = "‖out − ref‖ / ‖ref‖ of the worst batch; outputs poisoned before each";
     checks.push_back(at_most(std::move(check), answers.worst, most));
     moved += answers.moved;
   }
-  GpuCheck check{.name = "a row among others: bits that change", .target = "none"};
+  Bar check{.name = "a row among others: bits that change", .target = "none"};
   check.measured = text("%llu", static_cast<unsigned long long>(moved));
   check.note = "another place, other neighbours, another batch size each time";
   checks.push_back(at_most(std::move(check), static_cast<double>(moved), 0));

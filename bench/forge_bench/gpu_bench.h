@@ -58,18 +58,18 @@ LoadResult load_mlp(const Service& service, const std::shared_ptr<const MlpRows>
 double wait_until_healthy(const Service& service);
 
 // --- The checks, in the order of the table --------------------------------------------------------
-std::vector<GpuCheck> answer_checks(GpuBench& bench);
-std::vector<GpuCheck> copy_checks(GpuBench& bench);
-std::vector<GpuCheck> gather_checks(GpuBench& bench);
-std::vector<GpuCheck> stream_checks(GpuBench& bench);
-std::vector<GpuCheck> latency_checks(GpuBench& bench);
-std::vector<GpuCheck> graph_checks(GpuBench& bench);
-std::vector<GpuCheck> fault_checks(GpuBench& bench);
-std::vector<GpuCheck> kill_checks(GpuBench& bench);
-std::vector<GpuCheck> ipc_checks(GpuBench& bench);
-std::vector<GpuCheck> nccl_checks(GpuBench& bench);
-std::vector<GpuCheck> soak_checks(GpuBench& bench);
+std::vector<Bar> answer_checks(GpuBench& bench);
+std::vector<Bar> copy_checks(GpuBench& bench);
+std::vector<Bar> gather_checks(GpuBench& bench);
+std::vector<Bar> stream_checks(GpuBench& bench);
+std::vector<Bar> latency_checks(GpuBench& bench);
+std::vector<Bar> graph_checks(GpuBench& bench);
+std::vector<Bar> fault_checks(GpuBench& bench);
+std::vector<Bar> kill_checks(GpuBench& bench);
+std::vector<Bar> ipc_checks(GpuBench& bench);
+std::vector<Bar> nccl_checks(GpuBench& bench);
+std::vector<Bar> soak_checks(GpuBench& bench);
 /// A kernel that writes where nobody may, and nothing else: for a memory checker to find.
-std::vector<GpuCheck> planted_checks(GpuBench& bench);
+std::vector<Bar> planted_checks(GpuBench& bench);
 
 }  // namespace forge::bench

@@ -68,13 +68,13 @@ std::vector<std::string> signs_of_cuda() {
   return signs;
 }
 
-GpuCheck driver_check() {
+Bar driver_check() {
   std::vector<std::string> signs = signs_of_cuda();
   const auto listed = numbers_of("nvidia-smi --query-compute-apps=pid --format=csv,noheader 2>&-");
   if (std::ranges::find(listed, static_cast<long>(::getpid())) != listed.end()) {
     signs.emplace_back("is in the driver's list of processes");
   }
-  GpuCheck check{.name = "the controller's traces in the driver", .target = "none"};
+  Bar check{.name = "the controller's traces in the driver", .target = "none"};
   check.measured = text("%zu", signs.size());
   check.note = text(
       "no device file open, no libcuda loaded; the driver lists %zu processes, but not "
@@ -110,7 +110,7 @@ double lose_one(const Service& service) {
 
 }  // namespace
 
-std::vector<GpuCheck> fault_checks(GpuBench& bench) {
+std::vector<Bar> fault_checks(GpuBench& bench) {
   constexpr int kLosses = 2;
   const auto rows = std::make_shared<const MlpRows>(shape_for(bench), 64, bench.options().seed);
   std::vector<double> cold;
@@ -137,25 +137,25 @@ std::vector<GpuCheck> fault_checks(GpuBench& bench) {
   losing.join();
   if (failure) std::rethrow_exception(failure);
 
-  GpuCheck others{.name = "illegal address: calls of others", .target = "0 lost, 0 errors"};
+  Bar others{.name = "illegal address: calls of others", .target = "0 lost, 0 errors"};
   others = holds(std::move(others), load.answered_exactly_once(),
                  load.answered_exactly_once() ? "0" : "SOME");
   others.note = outcome(load);
-  GpuCheck back{.name = "illegal address: recovery", .target = "≤ 1.5 × cold start"};
+  Bar back{.name = "illegal address: recovery", .target = "≤ 1.5 × cold start"};
   const double ratio = median(recoveries) / median(cold);
   back.measured = text("%.2f ×", ratio);
   back.note = format_ns(median(recoveries) * 1e9) + "; cold start " + format_ns(median(cold) * 1e9);
   return {others, at_most(std::move(back), ratio, 1.5), driver_check()};
 }
 
-std::vector<GpuCheck> planted_checks(GpuBench& bench) {
+std::vector<Bar> planted_checks(GpuBench& bench) {
   const Service service = bench.mlp(shape_for(bench), replicas(1));
   const double seconds = lose_one(service);
-  GpuCheck check{.name = "a planted error ends its worker", .target = "it is replaced"};
+  Bar check{.name = "a planted error ends its worker", .target = "it is replaced"};
   return {holds(std::move(check), true, format_ns(seconds * 1e9))};
 }
 
-std::vector<GpuCheck> kill_checks(GpuBench& bench) {
+std::vector<Bar> kill_checks(GpuBench& bench) {
   constexpr int kKills = 10;
   const auto rows = std::make_shared<const MlpRows>(shape_for(bench), 64, bench.options().seed);
   const Service service = bench.mlp(shape_for(bench), replicas(2));
@@ -179,17 +179,17 @@ std::vector<GpuCheck> kill_checks(GpuBench& bench) {
     after = used();
   }
   const bool right = load.answered_exactly_once();
-  GpuCheck calls{.name = text("kill -9 × %d: calls", kKills), .target = "0 lost, 0 errors"};
+  Bar calls{.name = text("kill -9 × %d: calls", kKills), .target = "0 lost, 0 errors"};
   calls = holds(std::move(calls), right, right ? "0" : "SOME");
   calls.note = outcome(load);
   if (rehearse) return {calls};
-  GpuCheck check{.name = text("kill -9 × %d: device memory", kKills), .target = "≤ 1.01 × before"};
+  Bar check{.name = text("kill -9 × %d: device memory", kKills), .target = "≤ 1.01 × before"};
   check.measured = text("%.3f ×", after / before);
   check.note = format_bytes(after) + ", before " + format_bytes(before);
   return {calls, at_most(std::move(check), after / before, 1.01)};
 }
 
-std::vector<GpuCheck> soak_checks(GpuBench& bench) {
+std::vector<Bar> soak_checks(GpuBench& bench) {
   constexpr int kReplicas = 4;
   const double half_ms = bench.options().soak_s * 1000 / 2;
   const int kill_every_ms = static_cast<int>(std::clamp(half_ms / 4, 50.0, 3000.0));
@@ -207,19 +207,18 @@ std::vector<GpuCheck> soak_checks(GpuBench& bench) {
   all.merge(halves[1]);
   const std::uint64_t refused = service.counters().refused;
   const bool right = all.answered_exactly_once() && refused == 0;
-  GpuCheck exact{
-      .name = text("soak %.0f s, %d workers on the card", bench.options().soak_s, kReplicas),
-      .target = "0 wrong, lost, doubled"};
+  Bar exact{.name = text("soak %.0f s, %d workers on the card", bench.options().soak_s, kReplicas),
+            .target = "0 wrong, lost, doubled"};
   exact = holds(std::move(exact), right, right ? "0" : "SOME");
   exact.note = outcome(all) + text("; %llu kills", static_cast<unsigned long long>(kills));
-  GpuCheck pace{.name = "soak: second half", .target = "≥ 0.95 × the first"};
+  Bar pace{.name = "soak: second half", .target = "≥ 0.95 × the first"};
   const double ratio = halves[1].throughput() / halves[0].throughput();
   pace.measured = text("%.2f ×", ratio);
   pace.note = format_rate(halves[0].throughput()) + ", then " + format_rate(halves[1].throughput());
   return {exact, at_least(std::move(pace), ratio, 0.95)};
 }
 
-std::vector<GpuCheck> nccl_checks(GpuBench& bench) {
+std::vector<Bar> nccl_checks(GpuBench& bench) {
   const auto summed = [](const Service& service) {
     return service.endpoint<Tensor(Tensor)>("summed");
   };
@@ -228,14 +227,14 @@ std::vector<GpuCheck> nccl_checks(GpuBench& bench) {
 
   const Service alone = bench.mlp({64, 1, DType::f32});
   const Tensor answer = summed(alone).route(x).get();
-  GpuCheck one{.name = "all_reduce of one rank on the card", .target = "exact"};
+  Bar one{.name = "all_reduce of one rank on the card", .target = "exact"};
   const bool exact = std::ranges::equal(answer.bytes(), x.bytes());
   one = holds(std::move(one), exact, exact ? "exact" : "DIFFERENT");
 
   // Ranks whose devices the host poses as are no two on one card.
   if (bench.options().rehearse) return {one};
   constexpr auto kDeadline = 60s;
-  GpuCheck two{.name = "two ranks on one card", .target = "a clear error, in time"};
+  Bar two{.name = "two ranks on one card", .target = "a clear error, in time"};
   const std::int64_t begin = now_ns();
   std::string said;
   try {

@@ -5,7 +5,7 @@
 #include <span>
 #include <utility>
 
-#include "bench/forge_bench/gpu_table.h"
+#include "bench/forge_bench/stats.h"
 #include "tools/plugins/mlp/network.h"
 
 namespace forge::bench {

@@ -259,7 +259,7 @@ int run_bars_command(const CommandLine& line) {
   const auto floor = make_floor(line.options, kLargestBarSlab);
   if (!floor) throw UsageError("bars are ratios to the floor, which needs two cores");
   const std::vector<Bar> bars = measure_bars(bar_options, *floor);
-  std::fputs((labelled("machine", machine_line()) + "\n" + to_text(bars)).c_str(), stdout);
+  std::fputs((labelled("machine", machine_line()) + "\n" + to_text(bars, "bar")).c_str(), stdout);
   const auto with = [&](Verdict verdict) {
     return std::count_if(bars.begin(), bars.end(),
                          [&](const Bar& bar) { return bar.verdict == verdict; });
@@ -268,7 +268,7 @@ int run_bars_command(const CommandLine& line) {
               bars.size(), with(Verdict::missed),
               with(Verdict::noisy) + with(Verdict::not_measured));
   auto report = json_heading("bars");
-  report["bars"] = to_json(bars);
+  report["bars"] = to_json(bars, "bar");
   report["met"] = with(Verdict::missed) == 0;
   json.write(report);
   return with(Verdict::missed) == 0 ? kOk : kFailed;
@@ -284,12 +284,13 @@ int run_chaos_command(const CommandLine& line) {
 
 int run_gpu_command(const CommandLine& line) {
   const JsonFile json(line.options.json);
-  const std::vector<GpuCheck> checks = run_gpu_checks(line.gpu);
-  std::fputs((labelled("machine", machine_line()) + "\n" + to_text(checks)).c_str(), stdout);
-  const auto met = std::ranges::count(checks, Verdict::met, &GpuCheck::verdict);
+  const std::vector<Bar> checks = run_gpu_checks(line.gpu);
+  std::fputs((labelled("machine", machine_line()) + "\n" + to_text(checks, "check")).c_str(),
+             stdout);
+  const auto met = std::ranges::count(checks, Verdict::met, &Bar::verdict);
   std::printf("\n%td of %zu checks met\n", met, checks.size());
   auto report = json_heading("gpu");
-  report["checks"] = to_json(checks);
+  report["checks"] = to_json(checks, "check");
   report["met"] = all_met(checks);
   json.write(report);
   return all_met(checks) ? kOk : kFailed;

@@ -2,6 +2,8 @@
 
 #include <algorithm>
 #include <cmath>
+#include <stdexcept>
+#include <string>
 
 namespace forge::bench {
 
@@ -27,6 +29,21 @@ double median(std::vector<double> values) {
 double drift(double a, double b) {
   if (a <= 0 || b <= 0) return 0;
   return std::max(a, b) / std::min(a, b) - 1;
+}
+
+double relative_error(std::span<const double> values, std::span<const double> expected) {
+  if (values.size() != expected.size()) {
+    throw std::invalid_argument(std::to_string(values.size()) + " values, but " +
+                                std::to_string(expected.size()) + " are expected");
+  }
+  double off = 0;
+  double size = 0;
+  for (std::size_t i = 0; i < values.size(); ++i) {
+    off += (values[i] - expected[i]) * (values[i] - expected[i]);
+    size += expected[i] * expected[i];
+  }
+  if (size == 0) return off == 0 ? 0 : std::nan("");
+  return std::sqrt(off / size);
 }
 
 void Histogram::merge(const Histogram& other) {

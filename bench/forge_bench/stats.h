@@ -5,6 +5,7 @@
 #include <bit>
 #include <cstddef>
 #include <cstdint>
+#include <span>
 #include <vector>
 
 #include "shm/clock.h"
@@ -22,6 +23,10 @@ double median(std::vector<double> values);
 
 /// How far apart two figures are, as a share of the smaller; 0 when one of them is missing.
 double drift(double a, double b);
+
+/// ‖values − expected‖ / ‖expected‖; not a number if one of the values is none. Throws
+/// std::invalid_argument if there is not one expected value for each.
+double relative_error(std::span<const double> values, std::span<const double> expected);
 
 /// Log-linear histogram (the idea of HdrHistogram): 128 buckets per power of two, so a percentile
 /// is off by less than 1 %. Recording is a few instructions and never allocates.

@@ -8,12 +8,6 @@
 namespace forge::bench {
 namespace {
 
-std::size_t display_width(const std::string& value) {
-  return static_cast<std::size_t>(std::count_if(value.begin(), value.end(), [](char c) {
-    return (static_cast<unsigned char>(c) & 0xC0) != 0x80;
-  }));
-}
-
 // Three significant digits: 4.51, 45.1, 451.
 std::string three_digits(double value) {
   return text("%.*f", value < 9.995 ? 2 : value < 99.95 ? 1 : 0, value);
@@ -62,6 +56,12 @@ std::string format_bytes(double bytes) {
   }
   const bool whole = bytes == std::floor(bytes);
   return (whole ? text("%.0f ", bytes) : three_digits(bytes) + " ") + kUnits[unit];
+}
+
+std::size_t display_width(const std::string& value) {
+  return static_cast<std::size_t>(std::count_if(value.begin(), value.end(), [](char c) {
+    return (static_cast<unsigned char>(c) & 0xC0) != 0x80;
+  }));
 }
 
 std::string right(const std::string& value, std::size_t width) {

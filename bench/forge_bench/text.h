@@ -1,6 +1,7 @@
 // Numbers for people.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <string>
 
@@ -14,7 +15,9 @@ std::string format_ns(double ns);            ///< "451 ns", "63.1 µs", "1.30 ms
 std::string format_rate(double per_second);  ///< "1.96 M/s"
 std::string format_bytes(double bytes);      ///< "64 B", "1 MiB"
 
-/// `value` at the right of a column of `width` characters (not bytes: µ is one).
+/// Characters, not bytes: µ is one.
+std::size_t display_width(const std::string& value);
+/// `value` at the right of a column of `width` characters.
 std::string right(const std::string& value, std::size_t width);
 std::string left(const std::string& value, std::size_t width);
 

@@ -1,12 +1,12 @@
 // Copies between host and device: out of memory as workers register it, and as CUDA itself gives it.
 #include <sys/mman.h>
 
-#include <algorithm>
 #include <array>
 #include <nlohmann/json.hpp>
 #include <utility>
 #include <vector>
 
+#include "bench/forge_bench/stats.h"
 #include "bench/gpu_floor/floor.h"
 #include "shm/segment.h"
 #include "tools/plugins/cuda/device_array.h"
@@ -57,11 +57,8 @@ nlohmann::json compare(const std::function<void()>& registered, const std::funct
     ours.push_back(ns_per(registered, synchronize, 2, 1));
     bare.push_back(ns_per(pinned, synchronize, 2, 1));
   }
-  const auto middle = [](std::vector<double>& values) {
-    std::ranges::sort(values);
-    return values[values.size() / 2];
-  };
-  return {{"registered_gbps", gbps(middle(ours))}, {"pinned_gbps", gbps(middle(bare))}};
+  return {{"registered_gbps", gbps(bench::median(std::move(ours)))},
+          {"pinned_gbps", gbps(bench::median(std::move(bare)))}};
 }
 
 }  // namespace
@@ -123,10 +120,8 @@ nlohmann::json measure_gather() {
     }
   }
   nlohmann::json report;
-  for (std::size_t path = 0; path < kPaths.size(); ++path) {
-    std::ranges::sort(times[path]);
-    report[kPaths[path].first] = times[path][times[path].size() / 2];
-  }
+  for (std::size_t path = 0; path < kPaths.size(); ++path)
+    report[kPaths[path].first] = bench::median(std::move(times[path]));
   return report;
 }
 

@@ -8,6 +8,7 @@
 #include <limits>
 #include <memory>
 #include <random>
+#include <stdexcept>
 #include <vector>
 
 #include "bench/forge_bench/stats.h"
@@ -99,6 +100,22 @@ TEST(BenchStats, DriftIsAShareOfTheSmaller) {
   EXPECT_DOUBLE_EQ(drift(100, 120), 0.2);
   EXPECT_DOUBLE_EQ(drift(120, 100), 0.2);
   EXPECT_EQ(drift(0, 100), 0);
+}
+
+using Values = std::vector<double>;
+constexpr double kNone = std::numeric_limits<double>::quiet_NaN();
+
+TEST(BenchRelativeError, NumbersDifferInProportion) {
+  EXPECT_DOUBLE_EQ(relative_error(Values{3, 4}, Values{3, 4}), 0);
+  EXPECT_DOUBLE_EQ(relative_error(Values{3, 4.5}, Values{3, 4}), 0.1);
+  EXPECT_DOUBLE_EQ(relative_error(Values{0}, Values{0}), 0);
+  EXPECT_TRUE(std::isnan(relative_error(Values{1}, Values{0})));
+  EXPECT_THROW(relative_error(Values{1}, Values{1, 2}), std::invalid_argument);
+}
+
+TEST(BenchRelativeError, WhatIsNoNumberIsNeverRight) {
+  EXPECT_TRUE(std::isnan(relative_error(Values{1, kNone}, Values{1, 2})));
+  EXPECT_FALSE(relative_error(Values{1, INFINITY}, Values{1, 2}) <= 1e9);
 }
 
 TEST(BenchText, NumbersHaveThreeDigitsAndAUnit) {

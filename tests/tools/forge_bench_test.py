@@ -405,11 +405,11 @@ class Gpu(unittest.TestCase):
                 refused = bench("gpu", "--only", "answers")
                 self.assertEqual(refused.returncode, 2, refused.stdout)
                 self.assertIn("--rehearse", refused.stderr)
-                done = bench("gpu", "--rehearse", "--only", "answers,kills,soak,copy", "--soak", "2",
+                done = bench("gpu", "--rehearse", "--only", "answers,kills,soak,copy,nccl", "--soak", "2",
                              "--json", str(report))
             checks = json.loads(report.read_text())["checks"]
         names = " ".join(check["check"] for check in checks)
-        for part in ["mlp f32", "mlp bf16", "digits", "kill -9", "soak"]:
+        for part in ["mlp f32", "mlp bf16", "digits", "kill -9", "soak", "all_reduce"]:
             self.assertIn(part, names)
         self.assertNotIn("registered", names)  # nothing is compared with a card that is not there
         wrong = [check for check in checks

@@ -1,4 +1,5 @@
-// The mlp plugin on the host backend: values, batches, and neighbours that do not show.
+// The mlp plugins on the host backend: values, batches, and neighbours that do not show. Also the one
+// for CUDA, which needs neither a driver nor a device for that.
 #include <forge/forge.h>
 #include <gmock/gmock.h>
 
@@ -8,7 +9,7 @@
 #include <string>
 #include <vector>
 
-#include "bench/forge_bench/gpu_table.h"
+#include "bench/forge_bench/stats.h"
 #include "tools/plugins/mlp/model.h"
 #include "tools/plugins/mlp/serving.h"
 
@@ -22,7 +23,7 @@ using RunRow = Tensor(Tensor);
 constexpr std::int64_t kWidth = 48;
 constexpr std::int64_t kDepth = 3;
 
-class MlpPlugin : public ::testing::Test {
+class MlpPlugin : public ::testing::TestWithParam<std::string> {
  protected:
   Service serve(const std::string& dtype, int batch_size) {
     EndpointOptions run = serving();
@@ -50,11 +51,15 @@ class MlpPlugin : public ::testing::Test {
   std::mt19937 random{1};
   Controller controller{{.log_level = LogLevel::error}};
   const char* folder = std::getenv("FORGE_PLUGIN_DIR");
-  Plugin plugin =
-      controller.load((folder == nullptr ? std::string(".") : std::string(folder)) + "/libmlp.so");
+  Plugin plugin = controller.load((folder == nullptr ? std::string(".") : std::string(folder)) +
+                                  "/lib" + GetParam() + ".so");
 };
+INSTANTIATE_TEST_SUITE_P(Host, MlpPlugin, ::testing::Values("mlp"));
+#ifdef FORGE_CUDA_PLUGINS
+INSTANTIATE_TEST_SUITE_P(Cuda, MlpPlugin, ::testing::Values("mlp_cuda"));
+#endif
 
-TEST_F(MlpPlugin, AnswersWhatFloat64Does) {
+TEST_P(MlpPlugin, AnswersWhatFloat64Does) {
   for (const auto& [dtype, most] : {std::pair{"f32", 1e-5}, {"bf16", 1e-2}, {"f64", 1e-13}}) {
     const Service service = serve(dtype, 16);
     const auto run = service.endpoint<RunRow>("run");
@@ -79,7 +84,7 @@ TEST_F(MlpPlugin, AnswersWhatFloat64Does) {
   }
 }
 
-TEST_F(MlpPlugin, ARowDoesNotShowWhoWasNextToIt) {
+TEST_P(MlpPlugin, ARowDoesNotShowWhoWasNextToIt) {
   const Service service = serve("f32", 64);
   const auto run = service.endpoint<RunRow>("run");
   const std::vector<double> mine = random_row();
@@ -97,7 +102,7 @@ TEST_F(MlpPlugin, ARowDoesNotShowWhoWasNextToIt) {
   }
 }
 
-TEST_F(MlpPlugin, SweepsRowsOfAnyLength) {
+TEST_P(MlpPlugin, SweepsRowsOfAnyLength) {
   const Service service = plugin.actor("Sweep").as_service(3);
   const auto run = service.endpoint<RunRow>("run");
   Tensor row = run.allocate(DType::f32, {1024});
@@ -107,7 +112,7 @@ TEST_F(MlpPlugin, SweepsRowsOfAnyLength) {
   for (const float value : answer.span<float>()) EXPECT_EQ(value, 5.0F);
 }
 
-TEST_F(MlpPlugin, WrongRowsAndShapesAreSaidToBe) {
+TEST_P(MlpPlugin, WrongRowsAndShapesAreSaidToBe) {
   const Service service = serve("f32", 1);
   const auto run = service.endpoint<RunRow>("run");
   const auto said = [&](const Tensor& row) {
@@ -120,7 +125,7 @@ TEST_F(MlpPlugin, WrongRowsAndShapesAreSaidToBe) {
       plugin.actor("Mlp").as_service(std::int64_t{12}, std::int64_t{1}, std::string("f32")), Error);
 }
 
-TEST_F(MlpPlugin, WithoutADeviceThereIsNothingToSubmitOrLose) {
+TEST_P(MlpPlugin, WithoutADeviceThereIsNothingToSubmitOrLose) {
   const Service service = serve("f32", 1);
   EXPECT_EQ(service.endpoint<int()>("device").route().get(), -1);
   const auto cost = service.endpoint<double(std::int64_t, int, bool)>("submission_ns");

@@ -56,8 +56,8 @@ class Mlp : public ForgeActor {
 
   /// The sum over the ranks of this replica.
   Tensor summed(const Tensor& x) {
-    Tensor sum =
-        context().device() < 0 ? x.copy() : context().to_device(context().to_host(x).copy());
+    const Tensor here = context().to_host(x);
+    Tensor sum = context().device() < 0 ? here.copy() : context().to_device(here);
     context().group().all_reduce(sum, Reduction::sum);
     return sum;
   }
