@@ -50,7 +50,7 @@ Refusal Engine::check_hope() const {
                                                  "; start a new service"});
 }
 
-Engine::Unit* Engine::choose(const replicas::Entry& entry, Refusal& refusal) {
+Unit* Engine::choose(const replicas::Entry& entry, Refusal& refusal) {
   if (entry.slot.session != 0) return place_session(entry.slot.session, refusal);
   if (healthy_.empty()) return nullptr;
   Router& router = *routers_[entry.slot.endpoint];
@@ -213,7 +213,7 @@ Sessions::Map Engine::session_map() {
   return sessions_.map();
 }
 
-Engine::Unit* Engine::place_session(std::uint64_t session, Refusal& refusal) {
+Unit* Engine::place_session(std::uint64_t session, Refusal& refusal) {
   SessionState& state = sessions_.at(session);
   if (std::exchange(state.lost, false)) {
     refusal =

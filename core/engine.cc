@@ -242,7 +242,7 @@ Refusal Engine::place(Lock& lock, detail::Writer& arguments, Payload*& payload) 
                      "service '" + launch_.name + "' was shut down while a call was being made"});
 }
 
-Engine::Payload& Engine::take_payload(std::uint64_t block, std::uint64_t size, std::size_t head) {
+Payload& Engine::take_payload(std::uint64_t block, std::uint64_t size, std::size_t head) {
   if (free_payloads_.empty()) {
     payloads_.push_back(std::make_unique<Payload>());
     free_payloads_.push_back(payloads_.back().get());

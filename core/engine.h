@@ -3,7 +3,7 @@
 // Reading order: engine.cc (a call on its way out), dispatch.cc (where it goes and when), poll.cc
 // (its answer on its way in, and who waits how), lifecycle.cc (start, shutdown), recovery.cc
 // (deaths, replay), placement.cc (devices), rolling.cc (replacement), scaling.cc (more and fewer),
-// measure.cc (metrics).
+// measure.cc (metrics). What is known of a replica is in unit.h.
 //
 // Thread safety: one lock, mutex_. Fields marked [lock] need it; [role] belongs to whoever holds
 // the poller's role; the rest is constant or atomic. The watchdog thread enters through
@@ -35,10 +35,12 @@
 #include <vector>
 
 #include "core/arena.h"
+#include "core/arguments.h"
 #include "core/autoscaler.h"
 #include "core/call.h"
 #include "core/meter.h"
 #include "core/sessions.h"
+#include "core/unit.h"
 #include "gpu/device_book.h"
 #include "replicas/channel.h"
 #include "replicas/ledger.h"
@@ -88,12 +90,6 @@ struct Overview {
   std::size_t arena_used = 0;  ///< bytes
   std::size_t arena_size = 0;
   std::chrono::nanoseconds age{};
-};
-
-/// What one rank has saved of a session.
-struct Snapshot {
-  std::vector<std::byte> bytes;  ///< as the worker wrote them
-  std::uint64_t head = 0;        ///< so many of them are the head
 };
 
 class Engine final : public detail::Driver, public std::enable_shared_from_this<Engine> {
@@ -165,113 +161,6 @@ class Engine final : public detail::Driver, public std::enable_shared_from_this<
     std::size_t next = 0;  // row
     bool used = false;     // ever: batches are put into the order of their rows
   };
-
-  /// Encoded arguments in the arena, shared by the entries that carry them.
-  struct Payload {
-    std::uint64_t block = 0;
-    std::uint64_t size = 0;
-    std::uint32_t head = 0;
-    std::uint32_t users = 0;
-    std::uint64_t session = 0;      // of the call, as it is numbered; 0: none
-    std::vector<Tensor> residents;  // arena tensors the arguments refer to
-  };
-
-  struct LoggedCall {
-    Payload* payload;
-    std::uint16_t endpoint;
-  };
-
-  /// What brings a session's state back on another replica: what the actor saved, and what it has
-  /// executed since.
-  struct SavedSession {
-    std::vector<Snapshot> state;     // by rank; empty: it has never been saved
-    std::vector<Snapshot> incoming;  // likewise, while it is being saved
-    std::vector<LoggedCall> calls;   // since, oldest first
-    std::size_t since = 0;           // calls since it was last asked for
-    int attempts = 0;                // to bring it back, that ended with a worker
-    bool saving = false;
-    bool away = false;        // its replica is gone: the next call brings it back
-    bool restoring = false;   // on its way
-    bool incomplete = false;  // saving fails: it cannot be brought back
-  };
-
-  /// What workers run: the plugin that the service was started with, or one that it was updated to.
-  struct Version {
-    std::string plugin;  // path; empty: linked-in actors
-    std::string worker_path;
-    Payload* setup = nullptr;  // the setup call's; its own as long as it is used
-    std::vector<bool> offers;  // by endpoint: does it have it as the service says?
-  };
-  using VersionPtr = std::shared_ptr<const Version>;
-
-  struct Rank {
-    std::shared_ptr<replicas::Channel> channel;
-    replicas::Process process;
-    bool alive = false;                 // started, or about to be, and not reaped
-    std::uint64_t heartbeat = 0;        // as last seen
-    std::chrono::nanoseconds silent{};  // how long it has been seen not to change, with work to do
-    bool stuck = false;                 // it outlives its SIGKILL
-    int stops = 0;                      // times in a row that it was found stopped
-    std::uint64_t output = 0;           // its pipes
-    gpu::Seat seat = {};                // its device, if it has one
-  };
-
-  static constexpr std::size_t kUnseen = ~std::size_t{0};
-  using Channels = std::vector<std::shared_ptr<replicas::Channel>>;  // of a replica's ranks
-
-  struct Unit;
-
-  struct Life {  // one incarnation of a replica, from before its workers start until all are reaped
-    Unit* unit = nullptr;  // whose it is; changes when a spare takes over
-    VersionPtr version;
-    std::vector<Rank> ranks;
-    std::uint64_t lockstep_calls = 0;  // sent to all ranks
-    bool came_up = false;
-    bool answered = false;  // a call
-    bool draining = false;  // it is being replaced: it finishes what it has been sent
-    bool fenced = false;    // its ranks are being killed by us
-    std::string verdict;    // why we kill it, if we do
-    // How it ended:
-    Status setup_error;
-    std::string first_exit;
-    std::string last_moments;  // lines: what it was doing, and where a signal struck
-    std::uint32_t failed_rank = 0;
-    bool killed_from_outside = false;
-    std::uint64_t culprit = 0;  // the request that alone is to blame, packed; 0: none is known
-    bool by_itself = false;     // the rank that failed: we had not begun to kill it
-    bool device_lost = false;   // by the rank that failed
-    bool left = false;          // by itself: an endpoint with restart_on_error has failed
-  };
-  using LifePtr = std::shared_ptr<Life>;
-
-  struct Unit {             // one replica, or a spare
-    std::uint32_t idx = 0;  // spares count on behind the replicas
-    bool spare = false;     // up, and given no calls: its life becomes that of a replica that dies
-    bool wanted = true;     // one of those that serve; else it has left, or leaves
-    bool arriving = false;  // it was added, and has not been up yet
-    ReplicaState state = ReplicaState::uninitialized;
-    std::uint64_t incarnation = 0;
-    VersionPtr version;                       // of the next life
-    LifePtr life = std::make_shared<Life>();  // the last one; never null
-    Channels prepared;                        // control files of the next one
-    gpu::Seats seats;                         // its devices, by rank; empty without with_gpus
-    replicas::EntryList queue;                // waiting for this replica
-    replicas::EntryList in_flight;            // in push order
-    replicas::RestartHistory history;
-    std::string failure;   // why it is not there
-    std::string rejected;  // why a new version did not come up here
-    ReplicaMeter meter;
-    std::size_t view = kUnseen;  // its place in healthy_
-    bool stale = false;          // what routers see of its load is out of date
-    std::size_t load() const { return queue.size() + in_flight.size(); }
-  };
-
-  struct PollMember {
-    LifePtr life;
-    std::uint32_t rank;
-    std::shared_ptr<replicas::Channel> channel;
-  };
-  using PollSet = std::vector<PollMember>;
 
   Engine(std::shared_ptr<Host> host, Launch launch, std::shared_ptr<Arena> arena);
   std::string where(const replicas::Entry& entry) const;

@@ -71,7 +71,7 @@ std::uint16_t free_port() {
 // ---- starting
 
 /// The setup call's arguments live as long as their version: every incarnation reads them.
-Result<Engine::Payload*> Engine::make_setup(const std::string& plugin) {
+Result<Payload*> Engine::make_setup(const std::string& plugin) {
   detail::Writer writer;
   writer.array(4);
   writer.string(plugin);
@@ -146,7 +146,7 @@ Status Engine::start() {
 }
 
 /// Replicas, then spares.
-std::vector<Engine::Unit*> Engine::everyone() const {
+std::vector<Unit*> Engine::everyone() const {
   std::vector<Unit*> all;
   for (const auto* units : {&units_, &spares_}) {
     for (const auto& unit : *units) all.push_back(unit.get());

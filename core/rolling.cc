@@ -21,8 +21,7 @@ void Engine::update(const std::string& plugin, const replicas::ActorManifest& ac
 
 /// What the service's workers would be with this plugin. Throws SignatureMismatch if somebody who uses
 /// the service could notice.
-Engine::VersionPtr Engine::version_of(const std::string& plugin,
-                                      const replicas::ActorManifest& actor) {
+VersionPtr Engine::version_of(const std::string& plugin, const replicas::ActorManifest& actor) {
   const std::string worker = host_->worker_path(plugin);
   const std::string who = "service '" + launch_.name + "' cannot be updated to '" + plugin + "': ";
   if (actor.constructor != actor_->constructor) {

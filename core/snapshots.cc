@@ -54,7 +54,7 @@ void Engine::find_state_endpoints() {
 }
 
 /// Null: the arena is full.
-Engine::Payload* Engine::place_own(detail::Writer& arguments) {
+Payload* Engine::place_own(detail::Writer& arguments) {
   const auto block = arena_->allocate(arguments.block_size());
   if (!block) return nullptr;
   arguments.write_to(arena_->at(*block));
