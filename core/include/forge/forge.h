@@ -5,6 +5,7 @@
 #include <forge/autoscaling.h>
 #include <forge/controller.h>
 #include <forge/device.h>
+#include <forge/endpoint.h>
 #include <forge/error.h>
 #include <forge/future.h>
 #include <forge/options.h>
