@@ -1,7 +1,7 @@
 // The engine of one service or mesh: takes calls, routes them, fetches answers, survives deaths.
 //
 // Reading order: engine.cc (a call on its way out), dispatch.cc (where it goes and when), poll.cc
-// (its answer on its way in, and who waits how), lifecycle.cc (start, shutdown), recovery.cc
+// (its answer on its way in, and who waits how), lifecycle.cc (start), shutdown.cc, recovery.cc
 // (deaths, replay), placement.cc (devices), rolling.cc (replacement), scaling.cc (more and fewer),
 // measure.cc (metrics). What is known of a replica is in unit.h.
 //
@@ -353,7 +353,7 @@ class Engine final : public detail::Driver, public std::enable_shared_from_this<
   bool lost_device(const Rank& rank, const replicas::ExitInfo& exit) const;
   void blame_device(const Unit& unit);
 
-  // lifecycle.cc, recovery.cc [lock]
+  // recovery.cc, shutdown.cc [lock]
   void mourn_mesh(Unit& unit);
   void fail_everything(const Refusal& why);
   /// While draining: will any open call still be answered?
