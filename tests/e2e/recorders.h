@@ -29,8 +29,7 @@ class Recorders {
   Recorders& operator=(const Recorders&) = delete;
   ~Recorders() { stop(); }
 
-  /// Stops them. Every call was answered, ran once in each process of its replica, and was moved
-  /// for nobody.
+  /// Stops them. Every call was answered, and ran once in each process of one replica.
   void expect_nothing_lost(int procs) {
     stop();
     std::size_t answered = 0;
