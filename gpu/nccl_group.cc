@@ -49,6 +49,7 @@ void NcclGroup::drop() noexcept {
 }
 
 void NcclGroup::fail(Status why) {
+  spec_.failed(why);
   // First we: our work on the device may be what keeps the others.
   drop();
   spec_.group.fail(std::move(why));

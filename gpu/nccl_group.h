@@ -30,6 +30,7 @@
 
 namespace forge::gpu {
 
+/// What an abort may take, unless steps may take less.
 inline constexpr std::chrono::seconds kNcclAbortTime{10};
 
 struct NcclSpec {
@@ -44,6 +45,9 @@ struct NcclSpec {
   std::chrono::nanoseconds closing_time = std::chrono::seconds(2);
   /// The longest it may take to abort one.
   std::chrono::nanoseconds abort_time = kNcclAbortTime;
+  /// Told of what has failed before the communicator is aborted, which may hang on a device that is
+  /// lost. Need not return.
+  std::function<void(const Status&)> failed = [](const Status&) {};
   /// One could not be aborted in time: its kernels keep the stream, and only the end of this process
   /// ends them. Need not return.
   std::function<void(const Status&)> stuck = [](const Status&) {};

@@ -94,6 +94,11 @@ void DeviceLane::check(const Status& status) const {
   if (!status.ok() && !backend_.healthy()) lost_(status);
 }
 
+void DeviceLane::suspect(const Status& why) const {
+  check(compute_->record(*computed_));
+  check(why);
+}
+
 void DeviceLane::require(const Status& status) const {
   if (status.ok()) return;
   check(status);

@@ -79,6 +79,8 @@ class DeviceLane final : public detail::DeviceWork {
   std::shared_ptr<detail::TensorStorage> join_pieces(std::span<const gpu::HostPiece> pieces);
   /// Waits for compute.
   void synchronize();
+  /// Something that others put into compute has failed: finds out whether the device is lost (D3).
+  void suspect(const Status& why) const;
 
   // Out of it.
 

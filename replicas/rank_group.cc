@@ -126,6 +126,7 @@ void RankGroup::add_device(std::chrono::nanoseconds timeout) {
         .incarnation = incarnation_,
         .timeout = timeout,
         .abort_time = std::min<std::chrono::nanoseconds>(timeout, gpu::kNcclAbortTime),
+        .failed = device_->suspect,
         .stuck = device_->lost,
         .wait = static_cast<Wait>(worker_.wait)});
   }

@@ -33,7 +33,9 @@ struct GroupDevice {
   gpu::Backend& backend;
   gpu::Stream& stream;  ///< the one the actor's work goes into
   gpu::DeviceGroup::Allocate allocate;
-  /// Nothing in this process can use the device any more. Need not return.
+  /// Something has failed that may have cost the device. Need not return, nor need `lost`.
+  std::function<void(const Status&)> suspect;
+  /// Nothing in this process can use the device any more.
   std::function<void(const Status&)> lost;
 };
 

@@ -156,6 +156,7 @@ void Worker::open_lane() {
                          [this](DType dtype, std::span<const std::int64_t> shape) {
                            return lane_->allocate(dtype, shape);
                          },
+                     .suspect = [this](const Status& why) { lane_->suspect(why); },
                      .lost = [this](const Status& status) { device_lost(status); }});
   show_memory();
 }

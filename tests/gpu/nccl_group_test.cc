@@ -313,6 +313,21 @@ TEST_P(NcclGroups, APeerThatDoesNotFinishIsNotWaitedForInTheEnd) {
   EXPECT_EQ(fake_.aborts, procs());
 }
 
+TEST_P(NcclGroups, WhatFailsIsSaidBeforeAnythingIsAborted) {
+  fake_.collective_fails_at = 0;
+  std::atomic<int> aborts{-1};
+  const auto ended = ends([](NcclGroup& nccl, Group&, int) { reduce_some(nccl); },
+                          [&](NcclSpec& spec, int rank) {
+                            if (rank != 0) return;
+                            spec.failed = [&](const Status& why) {
+                              EXPECT_THAT(why, is(ErrorCode::unavailable, "NCCL 2.28.9"));
+                              aborts = fake_.aborts.load();
+                            };
+                          });
+  EXPECT_THAT(ended, Each(Field(&Status::code, ErrorCode::unavailable)));
+  EXPECT_EQ(aborts, 0);
+}
+
 TEST_P(NcclGroups, WhatFailsInOneRankFailsInAllAndTheNextCallStartsAnew) {
   const int last = procs() - 1;
   for (std::atomic<int>* const fails_at :

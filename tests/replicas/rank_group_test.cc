@@ -41,6 +41,7 @@ class OneRank : public ::testing::Test {
                             [](DType dtype, std::span<const std::int64_t> shape) {
                               return on_device(dtype, {shape.begin(), shape.end()});
                             },
+                        .suspect = [this](const Status& why) { suspected_ = why; },
                         .lost = [this](const Status& why) { lost_ = why; }});
   }
   static Tensor on_device(DType dtype, const std::vector<std::int64_t>& shape) {
@@ -68,6 +69,7 @@ class OneRank : public ::testing::Test {
 
   std::unique_ptr<gpu::Backend> backend_;
   std::unique_ptr<gpu::Stream> stream_;
+  Status suspected_;
   Status lost_;
   std::unique_ptr<RankGroup> group_;
 };
@@ -92,6 +94,8 @@ TEST_F(OneRank, GoesOnInTheNextCallAfterAFailureOnTheDevice) {
   tests::FakeNccl& fake = tests::fake_nccl(FAKE_NCCL);
   fake.collective_fails_at = 0;
   EXPECT_EQ(call().code, ErrorCode::unavailable);
+  EXPECT_EQ(suspected_.code, ErrorCode::unavailable);
+  EXPECT_TRUE(lost_.ok()) << "it may have been something else";
   fake.collective_fails_at = -1;
   EXPECT_TRUE(call().ok());
 }
