@@ -34,7 +34,8 @@ struct DeviceMemory final : detail::TensorStorage {
 /// A rank on a device of its own.
 class Rank {
  public:
-  explicit Rank(Group& shared) : host(shared) {}
+  explicit Rank(Group& shared, const HostFaults& faults = {})
+      : backend(make_host_device({.faults = faults}).value()), host(shared) {}
 
   Tensor allocate(DType dtype, std::span<const std::int64_t> shape) const {
     auto memory = stream->allocate(detail::byte_size(dtype, shape)).value();
@@ -57,7 +58,7 @@ class Rank {
     return values;
   }
 
-  std::unique_ptr<Backend> backend = make_host_device({}).value();
+  std::unique_ptr<Backend> backend;
   std::unique_ptr<Stream> stream = backend->make_stream().value();
   Group& host;
   DeviceGroup group{
@@ -127,6 +128,16 @@ TEST(DeviceGroup, TellsRanksThatOneOfThemIsOnTheHost) {
         outcome([&] { rank.group.all_reduce(number == 1 ? host : device, Reduction::sum); }));
     EXPECT_THAT(message, HasSubstr("16 bytes of f32 in device memory"));
     rank.group.barrier();  // and goes on
+  });
+}
+
+TEST(DeviceGroup, ACopyThatFailsInOneRankIsHeardOfInAll) {
+  tests::Ranks(kProcs).run([](Group& host, int number) {
+    Rank rank(host, {.sticky_after = number == 1 ? 1U : 0U});
+    Tensor sum = rank.allocate(DType::f32, std::vector<std::int64_t>{4});
+    const std::string message = ended_with(
+        ErrorCode::unavailable, outcome([&] { rank.group.all_reduce(sum, Reduction::sum); }));
+    EXPECT_THAT(message, HasSubstr(number == 1 ? "illegal address" : "rank 1 has given up"));
   });
 }
 
