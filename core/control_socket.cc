@@ -7,9 +7,13 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <condition_variable>
+#include <mutex>
 
 #include "core/fork.h"
 #include "core/host.h"
+#include "core/text_segment.h"
+#include "core/tracing.h"
 #include "shm/threads.h"
 
 namespace forge::core {
@@ -23,6 +27,7 @@ constexpr std::size_t kMostWaiting = std::size_t{1} << 20;
 constexpr std::chrono::seconds kPatience{5};
 constexpr std::chrono::seconds kDeaf{1};
 constexpr std::chrono::milliseconds kProgress{500};
+constexpr std::chrono::seconds kLongestTrace{600};
 constexpr std::size_t kEventsAtOnce = 100;
 /// Room to grow, so that a service more does not need another segment at once.
 constexpr std::size_t kLeastCapacity = std::size_t{128} * 1024;
@@ -55,6 +60,13 @@ Json refusal_of(const Json& request, std::string_view code, const std::string& m
           {"done", true},
           {"error", std::string(code)},
           {"message", message}};
+}
+
+std::string progress_of(Engine& engine) {
+  const Json summary = summary_of(engine);
+  return std::to_string(summary["open_calls"].get<std::size_t>()) + " calls open, " +
+         std::to_string(summary["healthy"].get<std::size_t>()) + " of " +
+         std::to_string(summary["replicas"].get<std::size_t>()) + " replicas up";
 }
 
 }  // namespace
@@ -194,11 +206,14 @@ void ControlSocket::handle(Client& client, const Json& request) {
     client.events = Events{request, newest - wanted, follow != request.end() && *follow == true};
     send_events(client);
   } else if (command == "drain" || command == "scale") {
-    begin_job(client, request);
+    begin_drain_or_scale(client, request);
+  } else if (command == "trace") {
+    begin_trace(client, request);
   } else {
-    client.out.push(refusal_of(request, "unknown_command",
-                               "this controller does not know the command '" + command +
-                                   "'; it knows hello, services, stats, events, drain and scale"));
+    client.out.push(
+        refusal_of(request, "unknown_command",
+                   "this controller does not know the command '" + command +
+                       "'; it knows hello, services, stats, events, drain, scale and trace"));
   }
 }
 
@@ -314,7 +329,7 @@ std::shared_ptr<Engine> ControlSocket::find(const Json& request, std::string& er
   return found;
 }
 
-void ControlSocket::begin_job(Client& client, const Json& request) {
+void ControlSocket::begin_drain_or_scale(Client& client, const Json& request) {
   std::string error;
   auto engine = find(request, error);
   const bool scales = text_of(request, "command") == "scale";
@@ -330,25 +345,82 @@ void ControlSocket::begin_job(Client& client, const Json& request) {
                                    : "scale needs a count of replicas"));
     return;
   }
+  begin_job(
+      client, request, scales ? "scaling to " + std::to_string(count) + " replicas" : "draining",
+      [engine] { return progress_of(*engine); },
+      [engine, scales, count](Job&) {
+        if (scales) {
+          engine->scale(static_cast<int>(count));
+        } else {
+          engine->shutdown(engine->grace());
+        }
+      });
+}
+
+void ControlSocket::begin_trace(Client& client, const Json& request) {
+  const auto wanted = request.find("seconds");
+  const double seconds = wanted != request.end() && wanted->is_number() ? wanted->get<double>() : 0;
+  if (!(seconds > 0) || seconds > kLongestTrace.count()) {
+    client.out.push(refusal_of(
+        request, "invalid_argument",
+        "trace needs a number of seconds, at most " + std::to_string(kLongestTrace.count())));
+    return;
+  }
+  const auto records = [](const Job& job) { return text_of(job.request, "command") == "trace"; };
+  if (std::any_of(jobs_.begin(), jobs_.end(), records)) {
+    client.out.push(refusal_of(request, "unavailable",
+                               "somebody else is recording a trace of this controller; try again "
+                               "when that is over"));
+    return;
+  }
+  const auto time =
+      std::chrono::duration_cast<std::chrono::nanoseconds>(std::chrono::duration<double>(seconds));
+  begin_job(
+      client, request, "recording", [] { return "recording"; },
+      [this, time, tracing = std::shared_ptr<Tracing>(Tracing::begin(host_))](Job& job) mutable {
+        record(job, std::move(tracing), time);
+      });
+}
+
+/// On the job's thread.
+void ControlSocket::record(Job& job, std::shared_ptr<Tracing> tracing,
+                           std::chrono::nanoseconds time) const {
+  std::mutex mutex;
+  std::unique_lock lock(mutex);
+  std::condition_variable_any nobody;
+  nobody.wait_for(lock, job.hurry.get_token(), time, [] { return false; });
+  if (!job.wanted.load()) return;
+  Trace trace = tracing->end();
+  tracing.reset();
+  trace.controller = identity_.program + " (pid " + std::to_string(::getpid()) + ")";
+  const std::string text = render(trace);
+  job.segment = share_text("forge:trace", text).value();
+  job.result = {{"bytes", text.size()},
+                {"requests", trace.spans.size()},
+                {"dropped_requests", trace.dropped},
+                {"events", trace.events.size()},
+                {"missed_events", trace.missed_events}};
+}
+
+void ControlSocket::begin_job(Client& client, const Json& request, const std::string& what,
+                              std::function<std::string()> progress,
+                              std::function<void(Job&)> work) {
   if (jobs_.size() == kMostJobs) {
     client.out.push(refusal_of(request, "backpressure",
                                "the controller is busy with " + std::to_string(kMostJobs) +
-                                   " other drains and scalings; try again when one is over"));
+                                   " other drains, scalings and traces; try again when one is "
+                                   "over"));
     return;
   }
   Job& job = jobs_.emplace_back();
   job.client = client.number;
   job.request = request;
-  job.engine = engine;
+  job.progress = std::move(progress);
   next_progress_ = SteadyClock::now() + kProgress;
   try {
-    job.thread = shm::start_thread("forge-job", {}, [this, &job, scales, count] {
+    job.thread = shm::start_thread("forge-job", {}, [this, &job, work = std::move(work)] {
       try {
-        if (scales) {
-          job.engine->scale(static_cast<int>(count));
-        } else {
-          job.engine->shutdown(job.engine->grace());
-        }
+        work(job);
       } catch (const std::exception& failure) {
         job.error = failure.what();
       }
@@ -361,7 +433,7 @@ void ControlSocket::begin_job(Client& client, const Json& request) {
     return;
   }
   Json answer = answer_to(request, false);
-  answer["progress"] = scales ? "scaling to " + std::to_string(count) + " replicas" : "draining";
+  answer["progress"] = what;
   client.out.push(std::move(answer));
 }
 
@@ -381,19 +453,20 @@ void ControlSocket::attend_jobs(SteadyTime now) {
     if (job.ended.load()) {
       job.thread.join();
       if (client != nullptr) {
-        client->out.push(job.error.empty() ? answer_to(job.request)
-                                           : refusal_of(job.request, "failed", job.error));
+        Json answer = job.error.empty() ? answer_to(job.request)
+                                        : refusal_of(job.request, "failed", job.error);
+        answer.update(job.result);
+        client->out.push(std::move(answer), job.segment.fd());
       }
       next = jobs_.erase(next);
       continue;
     }
-    if (due && client != nullptr) {
-      const Json summary = summary_of(*job.engine);
+    if (client == nullptr) {
+      job.wanted.store(false);
+      job.hurry.request_stop();
+    } else if (due) {
       Json answer = answer_to(job.request, false);
-      answer["progress"] = std::to_string(summary["open_calls"].get<std::size_t>()) +
-                           " calls open, " + std::to_string(summary["healthy"].get<std::size_t>()) +
-                           " of " + std::to_string(summary["replicas"].get<std::size_t>()) +
-                           " replicas up";
+      answer["progress"] = job.progress();
       client->out.push(std::move(answer));
     }
     ++next;
@@ -404,7 +477,8 @@ void ControlSocket::attend_jobs(SteadyTime now) {
 void ControlSocket::say_goodbye() {
   listener_.fd = shm::FileDescriptor();
   ::unlink(listener_.path.c_str());
-  for (const Job& job : jobs_) {  // their services are down: they end
+  for (Job& job : jobs_) {  // their services are down, and nobody waits for time to pass: they end
+    job.hurry.request_stop();
     while (!job.ended.load()) {
       pollfd bell{wakeup_.get(), POLLIN, 0};
       (void)::poll(&bell, 1, 100);

@@ -3,23 +3,26 @@
 // dropped, and he with it.
 //
 // Requests and answers are frames (frames.h). A request has a "command", and an "id" that its answers
-// carry: "hello", "services", "stats", "events", "drain", "scale". An answer has "ok"; the last one of a
-// request has "done".
+// carry: "hello", "services", "stats", "events", "drain", "scale", "trace". An answer has "ok"; the last
+// one of a request has "done".
 //
 // Invariants
 //   C1  While nobody is connected the thread sleeps in poll(2) and nothing is done for it anywhere.
 //   C2  However many watch, one snapshot is taken and written each period.
-//   C3  It waits for nobody: its sockets do not block, and what takes long (drain, scale) has a thread
-//       of its own. It takes engines' locks as any caller does, and holds none while it sleeps.
+//   C3  It waits for nobody: its sockets do not block, and what takes long (drain, scale, trace) has a
+//       thread of its own. It takes engines' locks as any caller does, and holds none while it sleeps.
+//   C4  A trace is recorded for one who waits for it: if he leaves, it ends.
 #pragma once
 
 #include <atomic>
 #include <chrono>
 #include <cstdint>
+#include <functional>
 #include <list>
 #include <memory>
 #include <mutex>
 #include <optional>
+#include <stop_token>
 #include <string>
 #include <thread>
 #include <vector>
@@ -29,10 +32,12 @@
 #include "core/statistics.h"
 #include "core/statistics_segment.h"
 #include "shm/file_descriptor.h"
+#include "shm/segment.h"
 
 namespace forge::core {
 
 class Host;
+class Tracing;
 
 class ControlSocket {
  public:
@@ -64,11 +69,16 @@ class ControlSocket {
   };
   struct Job {  // NOLINT(bugprone-exception-escape): what Json's destructor does throws nothing
     std::uint64_t client = 0;
-    Json request;  // its id
-    std::shared_ptr<Engine> engine;
+    Json request;                           // its command and id
+    std::function<std::string()> progress;  // for who waits
     std::thread thread = {};
+    std::stop_source hurry = {};  // for those that only wait
+    std::atomic<bool> wanted{true};
     std::atomic<bool> ended{false};
-    std::string error = {};  // read once it has ended
+    // Read once it has ended:
+    std::string error = {};
+    Json result = Json::object();
+    shm::Segment segment = {};
   };
 
   void run();
@@ -80,7 +90,11 @@ class ControlSocket {
   void flush(Client& client, SteadyTime now);
   void show(Client& client, const Json& request);
   void write_statistics(SteadyTime now);
-  void begin_job(Client& client, const Json& request);
+  void begin_drain_or_scale(Client& client, const Json& request);
+  void begin_trace(Client& client, const Json& request);
+  void record(Job& job, std::shared_ptr<Tracing> tracing, std::chrono::nanoseconds time) const;
+  void begin_job(Client& client, const Json& request, const std::string& what,
+                 std::function<std::string()> progress, std::function<void(Job&)> work);
   void attend_jobs(SteadyTime now);
   void follow_events();
   std::shared_ptr<Engine> find(const Json& request, std::string& error) const;

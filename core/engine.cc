@@ -8,6 +8,7 @@
 #include "core/cancel.h"
 #include "core/fork.h"
 #include "core/host.h"
+#include "shm/clock.h"
 
 namespace forge::core {
 namespace {
@@ -378,6 +379,7 @@ void Engine::fail(replicas::Entry& entry, Refusal why) {
   if (call == nullptr) return;
   entry.call = nullptr;
   if (entry.replica != replicas::kAnyReplica) count(*units_[entry.replica], false);
+  if (recorder_ && entry.called_ns != 0) trace(entry, why->error_code(), {}, shm::now_ns());
   call->answer(entry.part).error = std::move(why);
   if (call->settle()) call->complete();
 }

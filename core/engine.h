@@ -3,7 +3,7 @@
 // Reading order: engine.cc (a call on its way out), dispatch.cc (where it goes and when), poll.cc
 // (its answer on its way in, and who waits how), lifecycle.cc (start), shutdown.cc, recovery.cc
 // (deaths, replay), placement.cc (devices), rolling.cc (replacement), scaling.cc (more and fewer),
-// measure.cc (metrics). What is known of a replica is in unit.h.
+// measure.cc (metrics), tracing.cc (recordings). What is known of a replica is in unit.h.
 //
 // Thread safety: one lock, mutex_. Fields marked [lock] need it; [role] belongs to whoever holds
 // the poller's role; the rest is constant or atomic. The watchdog thread enters through
@@ -40,6 +40,7 @@
 #include "core/call.h"
 #include "core/meter.h"
 #include "core/sessions.h"
+#include "core/trace_recorder.h"
 #include "core/unit.h"
 #include "gpu/device_book.h"
 #include "replicas/channel.h"
@@ -141,6 +142,8 @@ class Engine final : public detail::Driver, public std::enable_shared_from_this<
   Overview overview();
   ServiceMetrics metrics();
   MetricsSummary metrics_summary();
+  /// From now on requests are recorded there when they are over; null: nowhere.
+  void trace_to(std::shared_ptr<TraceRecorder> recorder);
 
  private:
   using Lock = std::unique_lock<std::mutex>;
@@ -259,6 +262,11 @@ class Engine final : public detail::Driver, public std::enable_shared_from_this<
   void load_changed(Unit& unit);
   void refresh_load();
   void update_healthy();
+
+  // tracing.cc [lock], if there is a recorder
+  void trace_answer(const replicas::Entry& entry, Call& call, const shm::ResponseSlot& slot);
+  void trace(const replicas::Entry& entry, ErrorCode outcome, const shm::Stamp& stamp,
+             std::int64_t over_ns);
 
   // rolling.cc [lock]
   void roll(const std::function<VersionPtr()>& target);
@@ -416,6 +424,8 @@ class Engine final : public detail::Driver, public std::enable_shared_from_this<
   std::uint32_t stride_ = 1;                       // [lock] how often a call is timed
   std::uint32_t until_timed_ = 1;                  // [lock]
   std::int64_t drained_at_ns_ = 0;  // [lock] the clock, if this drain of a channel has looked at it
+  std::shared_ptr<TraceRecorder> recorder_;  // [lock] null: nobody wants a trace
+  std::uint32_t traced_as_ = 0;              // [lock] our number there
 
   using Deadline = std::pair<std::int64_t, std::uint64_t>;  // time, request id packed
   std::priority_queue<Deadline, std::vector<Deadline>, std::greater<>>

@@ -86,6 +86,7 @@ std::shared_ptr<Engine> Host::launch(Launch launch) {
     const std::lock_guard lock(mutex_);
     if (closed_) throw Stopped("the controller has been shut down; make a new one");
     engines_.push_back(engine);
+    if (recorder_ && !engine->launch().actor.empty()) engine->trace_to(recorder_);
   }
   if (const Status status = engine->start(); !status.ok()) {
     if (!engine->launch().actor.empty())
@@ -107,6 +108,14 @@ std::vector<std::shared_ptr<Engine>> Host::services() {
     if (!engine->launch().actor.empty()) found.push_back(engine);
   }
   return found;
+}
+
+void Host::trace_to(const std::shared_ptr<TraceRecorder>& recorder) {
+  const std::lock_guard lock(mutex_);
+  recorder_ = recorder;
+  for (const auto& engine : engines_) {
+    if (!engine->launch().actor.empty()) engine->trace_to(recorder);
+  }
 }
 
 void Host::forget(const Engine* engine) {

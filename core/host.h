@@ -57,6 +57,9 @@ class Host : public std::enable_shared_from_this<Host> {
   /// Where metrics are served, "address:port"; empty: nowhere.
   const std::string& metrics_address() const { return metrics_address_; }
 
+  /// All services tell this recorder of their requests, also those that are started later; null: none.
+  void trace_to(const std::shared_ptr<TraceRecorder>& recorder);
+
   /// Writes the recording, later, where the text says; empty: enough have been kept already.
   std::string keep(replicas::Recording recording);
   /// The same with the text of a crash, for `forge postmortem`.
@@ -82,6 +85,7 @@ class Host : public std::enable_shared_from_this<Host> {
   std::mutex mutex_;
   bool closed_ = false;                                                      // under mutex_
   std::vector<std::shared_ptr<Engine>> engines_;                             // under mutex_
+  std::shared_ptr<TraceRecorder> recorder_;                                  // under mutex_
   std::function<void(const ActorFailure&)> on_failure_;                      // under mutex_
   std::map<std::string, std::function<std::shared_ptr<Router>()>> routers_;  // under mutex_
 

@@ -38,7 +38,7 @@ void Engine::pulse(SteadyTime now) {
     watch_silence(elapsed);
     const std::uint64_t requests = roll(now);
     const double seconds = std::chrono::duration<double>(pulse_period_).count();
-    stride_ = static_cast<double>(requests) > kTimeAll * seconds ? kStride : 1;
+    stride_ = static_cast<double>(requests) > kTimeAll * seconds && !recorder_ ? kStride : 1;
     const bool quiet = requests == 0 && ledger_.open_entries() == 0;
     next_pulse_ = quiet ? SteadyTime::max() : now + pulse_period_;
   }

@@ -349,7 +349,10 @@ void Engine::on_answer(PollMember& member, const shm::ResponseSlot& slot) {
   auto* call = static_cast<Call*>(std::exchange(entry->call, nullptr));
   if (call != nullptr) {
     count(unit, !entry->failed);
-    if (entry->called_ns != 0) time_ends(unit, *entry, slot);
+    if (entry->called_ns != 0) {
+      time_ends(unit, *entry, slot);
+      if (recorder_) trace_answer(*entry, *call, slot);
+    }
   }
   close(*entry);
   if (setup) {

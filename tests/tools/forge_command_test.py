@@ -83,19 +83,20 @@ class WithoutController(WithRuntime):
         if self.forge("ps").returncode == 0:
             self.skipTest("another controller of this user runs")
         for command in [["ps"], ["top", "--once"], ["stats"], ["events"], ["drain", "x"],
-                        ["scale", "x", "2"]]:
+                        ["scale", "x", "2"], ["trace"]]:
             with self.subTest(command=command):
                 self.assertIn("no controller of this user is running", self.refused(*command))
 
     def test_nonsense_has_status_2(self):
         for command in [[], ["tpo"], ["scale", "x"], ["scale", "x", "many"], ["scale", "x", "-1"],
-                        ["events", "--last", "5000"], ["top", "--interval", "0"], ["call", "x"]]:
+                        ["events", "--last", "5000"], ["top", "--interval", "0"], ["call", "x"],
+                        ["trace", "--seconds", "0"], ["trace", "--seconds", "soon"]]:
             with self.subTest(command=command):
                 self.assertNotEqual(self.refused(*command, status=2), "")
 
     def test_help_names_every_command(self):
         text = self.ok("--help")
-        for command in ["ps", "top", "stats", "events", "drain", "scale", "call", "replay"]:
+        for command in ["ps", "top", "stats", "events", "trace", "drain", "scale", "call", "replay"]:
             self.assertIn(command, text)
             self.ok(command, "--help")
 
@@ -174,6 +175,50 @@ class Looking(WithRuntime):
         errors = follow.stderr.read()
         self.assertEqual(follow.wait(PATIENCE), 1)
         self.assertIn(f"controller {pid} has ended", errors)
+
+
+class Tracing(WithRuntime):
+    def test_writes_what_requests_did(self):
+        process = self.start()
+        path = os.path.join(self.runtime, "trace.json")
+        said = self.ok("trace", "--seconds", "0.5", "--output", path,
+                       "--controller", str(process.pid))
+        with open(path, encoding="utf-8") as file:
+            trace = json.load(file)
+        events = trace["traceEvents"]
+        requests = [e for e in events if e["ph"] == "b" and "args" in e]
+        self.assertGreater(len(requests), 0)
+        self.assertEqual(trace["otherData"]["requests"], len(requests))
+        self.assertIn(f"{len(requests)} requests", said)
+        self.assertEqual({e["name"] for e in requests}, {"scalar_idempotent"})
+        self.assertEqual({e["args"]["outcome"] for e in requests}, {"ok"})
+        self.assertEqual({e["args"]["replica"] for e in requests}, {0, 1})
+        executions = [e for e in events if e["ph"] == "X"]
+        self.assertEqual(len(executions), len(requests))
+        self.assertEqual(len({e["tid"] for e in executions}), 2)
+        ends = sum(e["ph"] == "e" for e in events)
+        self.assertEqual(sum(e["ph"] == "b" for e in events), ends)
+        for event in events:
+            if event["ph"] != "M":
+                self.assertGreaterEqual(event["ts"], 0)
+
+    def test_says_at_once_that_it_cannot_write(self):
+        for path in [os.path.join(self.runtime, "nowhere", "trace.json"), self.runtime]:
+            self.assertIn("--output", self.refused("trace", "--output", path))
+
+    def test_ends_with_its_controller(self):
+        process = self.start()
+        path = os.path.join(self.runtime, "trace.json")
+        trace = subprocess.Popen([FORGE, "trace", "--seconds", "600", "--output", path,
+                                  "--controller", str(process.pid)],
+                                 stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+                                 env=self.environment)
+        self.addCleanup(self.end, trace)
+        self.assertEqual(trace.stderr.readline(), "recording\n")
+        self.end(process)
+        self.assertIn(f"controller {process.pid} has ended", trace.stderr.read())
+        self.assertEqual(trace.wait(PATIENCE), 1)
+        self.assertFalse(os.path.exists(path))
 
 
 class Acting(WithRuntime):

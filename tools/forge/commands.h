@@ -25,6 +25,11 @@ std::string event_line(const core::Json& event, bool date);
 // act.cc
 int drain(const std::string& controller, const std::string& service);
 int scale(const std::string& controller, const std::string& service, int count);
+struct TraceWanted {
+  double seconds = 5;
+  std::string output = "trace.json";
+};
+int trace(const std::string& controller, const TraceWanted& wanted);
 
 // top.cc
 struct TopWanted {

@@ -62,6 +62,7 @@ struct Wanted {
   int count = 0;
   EventsWanted events;
   TopWanted top;
+  TraceWanted trace;
   CallWanted call;
 };
 
@@ -108,6 +109,15 @@ void add_looking(CLI::App& app, Wanted& w, Run& run) {
       ->capture_default_str()
       ->check(CLI::Range(0, 1000));
   command->add_flag("--json", w.json, "One JSON object a line");
+
+  command = add(app, "trace", "Records what requests do, for ui.perfetto.dev", run,
+                [&] { return trace(w.controller, w.trace); });
+  whose(command);
+  command->add_option("--seconds", w.trace.seconds, "For so long")
+      ->capture_default_str()
+      ->check(CLI::Range(0.01, 600.0));
+  command->add_option("--output", w.trace.output, "File to write")->capture_default_str();
+  command->footer("Meanwhile each call is timed. chrome://tracing reads the file, too.");
 }
 
 void add_acting(CLI::App& app, Wanted& w, Run& run) {

@@ -42,7 +42,7 @@ struct ControllerOptions {
   /// environment.
   bool trust_plugins = false;
   /// The `forge` command of the same user finds this controller, through a socket in the user's runtime
-  /// folder: forge ps, top, stats, events, drain, scale. Nothing happens for it while nobody looks.
+  /// folder: forge ps, top, stats, events, trace, drain, scale. Nothing happens for it while nobody looks.
   bool observable = true;
   /// Where Prometheus finds metrics, as http://<address>/metrics: a port, or an IP address and a port
   /// ("9464", "10.0.0.7:9464", "[::1]:9464"). Without an address it is this machine only, 127.0.0.1; port
