@@ -33,11 +33,11 @@ forge_find_header(concurrentqueue concurrentqueue/concurrentqueue.h libconcurren
 forge_find(Eigen3 libeigen3-dev 3.4)              # matrix products of the digits plugin
 forge_find(CLI11 libcli11-dev)                    # command lines of forge-bench and digits-train
 forge_find(nlohmann_json nlohmann-json3-dev)      # metrics and forge-bench's reports
-forge_find_header(spdlog spdlog/spdlog.h libspdlog-dev)  # the log; header-only, with fmt
+forge_find_header(spdlog_headers spdlog/spdlog.h libspdlog-dev)  # the log; with fmt, headers only
 
 add_library(forge_dependencies INTERFACE)
 target_link_libraries(forge_dependencies INTERFACE
-    Boost::headers msgpackc-cxx concurrentqueue nlohmann_json::nlohmann_json spdlog)
+    Boost::headers msgpackc-cxx concurrentqueue nlohmann_json::nlohmann_json spdlog_headers)
 
 if(FORGE_BUILD_MICROBENCH)
   forge_find(benchmark libbenchmark-dev)          # micro-benchmarks
