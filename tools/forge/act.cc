@@ -13,7 +13,7 @@
 namespace forge::tool {
 namespace {
 
-/// Says how it gets on, on standard error, until it is done.
+/// Says how it gets on, on standard error, until it is done. Its last answer.
 Json see_through(Connection& connection, Json request) {
   connection.send(std::move(request));
   std::string last;
