@@ -392,7 +392,7 @@ void ControlSocket::record(Job& job, std::shared_ptr<Tracing> tracing,
   if (!job.wanted.load()) return;
   Trace trace = tracing->end();
   tracing.reset();
-  trace.controller = identity_.program + " (pid " + std::to_string(::getpid()) + ")";
+  trace.controller = host_.identity().program + " (pid " + std::to_string(::getpid()) + ")";
   const std::string text = render(trace);
   job.segment = share_text("forge:trace", text).value();
   job.result = {{"bytes", text.size()},
