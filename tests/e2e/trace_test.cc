@@ -108,7 +108,10 @@ class Seen {
 class TraceTest : public ::testing::Test {
  protected:
   Service serve(const std::string& plugin, const std::string& actor, Options options) {
-    return controller->load(plugin_path(plugin)).actor(actor).options(options).as_service();
+    return controller->load(plugin_path(plugin))
+        .actor(actor)
+        .options(std::move(options))
+        .as_service();
   }
   /// Begins a recording that goes on until the controller ends, and somebody who waits for it.
   Client begin() {
