@@ -11,6 +11,7 @@
 #include <atomic>
 #include <cstdio>
 #include <cstdlib>
+#include <iterator>
 #include <stdexcept>
 #include <string>
 #include <thread>
@@ -83,10 +84,11 @@ TEST_F(LogTest, LetsThroughWhatIsOfItsLevelOrAbove) {
 }
 
 TEST_F(LogTest, TheEnvironmentOverridesTheLevel) {
-  for (const LogLevel level : kAll) {
+  for (const LogLevel& level : kAll) {
     ::setenv("FORGE_LOG", std::string(to_string(level)).c_str(), 1);
-    EXPECT_EQ(heard_at(LogLevel::off).front(), level);
-    EXPECT_EQ(heard_at(LogLevel::debug).front(), level);
+    const std::vector<LogLevel> from_there(&level, std::end(kAll));
+    EXPECT_EQ(heard_at(LogLevel::off), from_there);
+    EXPECT_EQ(heard_at(LogLevel::debug), from_there);
   }
   ::setenv("FORGE_LOG", "off", 1);
   EXPECT_THAT(heard_at(LogLevel::debug), IsEmpty());
