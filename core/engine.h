@@ -42,7 +42,6 @@
 #include "core/sessions.h"
 #include "core/trace_recorder.h"
 #include "core/unit.h"
-#include "gpu/device_book.h"
 #include "replicas/channel.h"
 #include "replicas/ledger.h"
 #include "replicas/manifest.h"

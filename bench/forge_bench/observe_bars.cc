@@ -120,8 +120,8 @@ class Watcher {
         return;
       const auto reader = std::move(core::StatisticsReader::open(std::move(segment))).value();
       for (; !stop_; std::this_thread::sleep_for(kLookEvery)) {
-        (void)core::Json::parse(std::move(reader.read()).value());
-        ++pictures_;
+        const core::Json seen = core::Json::parse(std::move(reader.read()).value());
+        if (seen.contains("services")) ++pictures_;
       }
     }
   }
