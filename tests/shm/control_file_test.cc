@@ -56,8 +56,8 @@ TEST(FileHeader, SaysWhatIsWrongWithIt) {
 
 /// If this fails, raise kLayoutVersion and write the new offsets here: worker and library of two
 /// builds must not take one layout for the other.
-TEST(Layout, OfVersionFourIsThis) {
-  ASSERT_EQ(kLayoutVersion, 4u);
+TEST(Layout, OfVersionFiveIsThis) {
+  ASSERT_EQ(kLayoutVersion, 5u);
   EXPECT_EQ(kWindow, 256u);
   EXPECT_EQ(kReleases, 1024u);
   EXPECT_EQ(
@@ -115,7 +115,7 @@ TEST(Layout, OfVersionFourIsThis) {
                      OFFSET(ResponseFile, caller_bell), OFFSET(ResponseFile, engine_bell),
                      OFFSET(ResponseFile, heartbeat), OFFSET(ResponseFile, exit_reason),
                      OFFSET(ResponseFile, responses), OFFSET(ResponseFile, flight),
-                     OFFSET(ResponseFile, crash)}),
+                     OFFSET(ResponseFile, crash), OFFSET(ResponseFile, device_memory)}),
             (Offsets{{"header", 0},
                      {"requests_head", 128},
                      {"started", 256},
@@ -128,7 +128,11 @@ TEST(Layout, OfVersionFourIsThis) {
                      {"exit_reason", 1032},
                      {"responses", 1152},
                      {"flight", 1152 + 256 * 128},
-                     {"crash", 1152 + 256 * 128 + 1032}}));
+                     {"crash", 1152 + 256 * 128 + 1032},
+                     {"device_memory", 1152 + 256 * 128 + 1032 + 1616}}));
+  EXPECT_EQ((Offsets{OFFSET(DeviceMemory, used), OFFSET(DeviceMemory, pooled),
+                     OFFSET(DeviceMemory, total)}),
+            (Offsets{{"used", 0}, {"pooled", 8}, {"total", 16}}));
   EXPECT_EQ((Offsets{OFFSET(FlightEvent, id), OFFSET(FlightEvent, began_ns),
                      OFFSET(FlightEvent, bytes), OFFSET(FlightEvent, endpoint),
                      OFFSET(FlightEvent, requests), OFFSET(FlightEvent, state)}),
