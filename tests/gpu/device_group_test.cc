@@ -137,7 +137,8 @@ TEST(DeviceGroup, ACopyThatFailsInOneRankIsHeardOfInAll) {
     Tensor sum = rank.allocate(DType::f32, std::vector<std::int64_t>{4});
     const std::string message = ended_with(
         ErrorCode::unavailable, outcome([&] { rank.group.all_reduce(sum, Reduction::sum); }));
-    EXPECT_THAT(message, HasSubstr(number == 1 ? "illegal address" : "rank 1 has given up"));
+    // Whoever hears of it gives up, too: the third may hear of either.
+    EXPECT_THAT(message, HasSubstr(number == 1 ? "illegal address" : "has given up"));
   });
 }
 
