@@ -114,11 +114,11 @@ inline void kill_and_wait(int pid) {
   ASSERT_TRUE(wait_until([&] { return gone(pid); })) << "pid " << pid << " was never reaped";
 }
 
+/// And none of a worker that forge has reaped and not yet buried.
 [[nodiscard]] inline bool all_healthy(const Service& service) {
-  for (const auto& replica : service.replicas()) {
-    if (!replica.healthy) return false;
-  }
-  return true;
+  return std::ranges::all_of(service.replicas(), [](const ReplicaStatus& replica) {
+    return replica.healthy && std::ranges::none_of(replica.pids, gone);
+  });
 }
 
 [[nodiscard]] inline bool wait_healthy(const Service& service) {
