@@ -216,6 +216,7 @@ TEST_F(Fault, CrashLoop) {
     }
   }
   EXPECT_EQ(outcome(await(pid.route())), "unavailable");
+  EXPECT_EQ(service.counters().quarantines, 2U);
 }
 
 TEST_F(Faults, QuarantineAnswersTheShareThatWaitedForTheReplica) {
