@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <bit>
 #include <nlohmann/json.hpp>
-#include <numeric>
 
 namespace forge {
 namespace {
@@ -141,12 +140,19 @@ double Histogram::quantile(double q) const {
   return max();
 }
 
-std::uint64_t Histogram::count_below(std::chrono::nanoseconds limit) const {
-  if (limit <= std::chrono::nanoseconds::zero()) return 0;
-  const auto ns = static_cast<std::uint64_t>(limit.count());
-  const std::size_t end = ns > kLongest ? kBuckets : bucket_of(ns);
-  return std::accumulate(buckets_.begin(), buckets_.begin() + static_cast<std::ptrdiff_t>(end),
-                         std::uint64_t{0});
+std::vector<std::uint64_t> Histogram::counts_below(
+    std::span<const std::chrono::nanoseconds> limits) const {
+  std::vector<std::uint64_t> counts;
+  counts.reserve(limits.size());
+  std::uint64_t below = 0;
+  std::size_t bucket = 0;
+  for (const std::chrono::nanoseconds limit : limits) {
+    const auto ns = static_cast<std::uint64_t>(std::max<std::int64_t>(0, limit.count()));
+    const std::size_t end = ns > kLongest ? kBuckets : bucket_of(ns);
+    while (bucket < end) below += buckets_[bucket++];
+    counts.push_back(below);
+  }
+  return counts;
 }
 
 // ---- MetricsSummary

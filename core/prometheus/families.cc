@@ -3,7 +3,9 @@
 #include <algorithm>
 #include <array>
 #include <chrono>
+#include <limits>
 #include <map>
+#include <span>
 #include <string>
 #include <utility>
 
@@ -136,21 +138,29 @@ constexpr const char* kTimed =
     " Of requests that were timed: all below 20000 a second, beyond that every 16th.";
 constexpr const char* kBatchHelp = "Elements of batches.";
 
-/// Bounds of times are powers of four, 1 µs to 69 s, where forge's own buckets end, too.
-constexpr int kFirstBound = 10;
-constexpr int kLastBound = 36;
+/// Bounds of times are powers of two, where forge's own buckets end, too: 1 µs, 4 µs, … 69 s for
+/// endpoints. Replicas, of which there may be many, have 1 µs, 8 µs, … 137 s.
+std::vector<std::chrono::nanoseconds> bounds(int octaves) {
+  constexpr int kFirst = 10;
+  constexpr int kLast = 37;
+  std::vector<std::chrono::nanoseconds> result;
+  for (int bits = kFirst; bits <= kLast; bits += octaves)
+    result.emplace_back(std::int64_t{1} << bits);
+  return result;
+}
+using Bounds = std::span<const std::chrono::nanoseconds>;
+
 /// Of sizes of batches: powers of two, to 1024.
 constexpr std::size_t kLargestBatch = 1024;
 
-ClientMetric::Histogram to_prometheus(const Histogram& times) {
+ClientMetric::Histogram to_prometheus(const Histogram& times, Bounds bounds) {
   ClientMetric::Histogram result;
   result.sample_count = times.count();
   result.sample_sum = times.sum();
-  for (int bits = kFirstBound; bits <= kLastBound; bits += 2) {
-    const std::chrono::nanoseconds bound(std::int64_t{1} << bits);
-    result.bucket.push_back(
-        {times.count_below(bound), std::chrono::duration<double>(bound).count()});
-  }
+  result.bucket.reserve(bounds.size() + 1);
+  const std::vector<std::uint64_t> counts = times.counts_below(bounds);
+  for (std::size_t i = 0; i < bounds.size(); ++i)
+    result.bucket.push_back({counts[i], std::chrono::duration<double>(bounds[i]).count()});
   result.bucket.push_back({times.count(), std::numeric_limits<double>::infinity()});
   return result;
 }
@@ -181,11 +191,10 @@ void add(MetricFamily& family, Labels labels, double value) {
   (family.type == MetricType::Counter ? metric.counter.value : metric.gauge.value) = value;
 }
 
-template <class Distribution>
-void add_histogram(MetricFamily& family, Labels labels, const Distribution& distribution) {
+void add_histogram(MetricFamily& family, Labels labels, ClientMetric::Histogram histogram) {
   ClientMetric& metric = family.metric.emplace_back();
   metric.label = std::move(labels);
-  metric.histogram = to_prometheus(distribution);
+  metric.histogram = std::move(histogram);
 }
 
 /// A service with the label that no other has: names may be given twice, series may not.
@@ -287,23 +296,23 @@ void add_times(std::vector<MetricFamily>& families, const Named& services) {
       }
     }
   };
-  const auto add_all = [&](const std::string& whose, auto&& each) {
+  const auto add_all = [&](const std::string& whose, Bounds bounds, auto&& each) {
     for (const TimePart& part : kTimeParts) {
       MetricFamily& family = add_family(families, whose + part.name,
                                         std::string(part.help) + kTimed, MetricType::Histogram);
       each([&](Labels labels, const auto& metrics, bool batched) {
         if (batched || part.part != &TimeSplit::batch_wait)
-          add_histogram(family, std::move(labels), metrics.time.*part.part);
+          add_histogram(family, std::move(labels), to_prometheus(metrics.time.*part.part, bounds));
       });
     }
     MetricFamily& sizes =
         add_family(families, whose + "batch_size", kBatchHelp, MetricType::Histogram);
     each([&](Labels labels, const auto& metrics, bool batched) {
-      if (batched) add_histogram(sizes, std::move(labels), metrics.batch_sizes);
+      if (batched) add_histogram(sizes, std::move(labels), to_prometheus(metrics.batch_sizes));
     });
   };
-  add_all("forge_endpoint_", each_endpoint);
-  add_all("forge_replica_", each_replica);
+  add_all("forge_endpoint_", bounds(2), each_endpoint);
+  add_all("forge_replica_", bounds(3), each_replica);
 }
 
 }  // namespace

@@ -14,6 +14,7 @@
 #include <cstdint>
 #include <map>
 #include <optional>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -31,8 +32,9 @@ class Histogram {
   double mean() const;              ///< seconds; 0 if it is empty
   double max() const;               ///< seconds
   double quantile(double q) const;  ///< seconds, the middle of q's bucket; q from 0 to 1
-  /// How many took less than `limit`: exact for powers of two, else to the width of a bucket.
-  std::uint64_t count_below(std::chrono::nanoseconds limit) const;
+  /// How many took less than each limit, in ascending order: exact for powers of two, else to the width
+  /// of a bucket.
+  std::vector<std::uint64_t> counts_below(std::span<const std::chrono::nanoseconds> limits) const;
 
  private:
   static constexpr std::size_t kBuckets = 1216;
