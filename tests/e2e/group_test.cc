@@ -377,9 +377,3 @@ TEST_P(Several, OneServiceDoesNotHearTheOther) {
 
 }  // namespace
 }  // namespace forge::e2e
-
-int main(int argc, char** argv) {
-  forge::init(argc, argv);  // workers are this same program
-  ::testing::InitGoogleMock(&argc, argv);
-  return RUN_ALL_TESTS();
-}

@@ -359,9 +359,3 @@ TEST_P(Mesh, ShutdownIsNoFailure) {
 
 }  // namespace
 }  // namespace forge::e2e
-
-int main(int argc, char** argv) {
-  forge::init(argc, argv);  // workers are this same program
-  ::testing::InitGoogleTest(&argc, argv);
-  return RUN_ALL_TESTS();
-}
