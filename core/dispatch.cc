@@ -46,8 +46,9 @@ Refusal Engine::check_hope() const {
   if (state_ != State::serving || anything_can_come_back()) return {};
   const std::string reason = units_[0]->failure.empty() ? "" : " (" + units_[0]->failure + ")";
   return make_error({ErrorCode::unavailable, "no replica of service '" + launch_.name +
-                                                 "' can come back" + reason +
-                                                 "; start a new service"});
+                                                 "' can come back now" + reason +
+                                                 "; mend it and call restart_replicas(), or "
+                                                 "wait until it is tried again"});
 }
 
 Unit* Engine::choose(const replicas::Entry& entry, Refusal& refusal) {

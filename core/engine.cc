@@ -74,6 +74,7 @@ Engine::Engine(std::shared_ptr<Host> host, Launch launch, std::shared_ptr<Arena>
       launch_(std::move(launch)),
       arena_(std::move(arena)),
       procs_(static_cast<std::uint32_t>(launch_.options.procs)),
+      suspects_(launch_.options.restart.window),
       timeline_(most_replicas(launch_)) {
   const auto replicas = static_cast<int>(most_replicas(launch_));
   stale_.reserve(static_cast<std::size_t>(replicas));
@@ -161,7 +162,8 @@ detail::AnswerState* Engine::submit(const detail::EndpointRef& endpoint, detail:
   Call* call = nullptr;
   ++payload->users;  // ours, until all entries have been made
   payload->session = session.empty() ? 0 : open_session(session, false);
-  refusal = send_all(endpoint, mode, *payload, call);
+  refusal = refuse_suspect(endpoint, *payload);
+  if (!refusal) refusal = send_all(endpoint, mode, *payload, call);
   release(*payload);
   if (refusal) return failed(std::move(refusal));
   if (endpoint.options.cancel.id != 0) {  // it may have been cancelled since admit()

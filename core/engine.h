@@ -6,8 +6,8 @@
 // measure.cc (metrics), tracing.cc (recordings). What is known of a replica is in unit.h.
 //
 // Thread safety: one lock, mutex_. Fields marked [lock] need it; [role] belongs to whoever holds
-// the poller's role; the rest is constant or atomic. The watchdog thread enters through
-// spawn(), prepare() and on_exit().
+// the poller's role; [watchdog] to that thread; the rest is constant or atomic. The watchdog thread
+// enters through on_watchdog().
 //
 // Invariants
 //   E1  Every entry in the ledger is in exactly one list: waiting_, a forming batch, a session's held_,
@@ -40,6 +40,7 @@
 #include "core/call.h"
 #include "core/meter.h"
 #include "core/sessions.h"
+#include "core/suspects.h"
 #include "core/trace_recorder.h"
 #include "core/unit.h"
 #include "replicas/channel.h"
@@ -127,8 +128,8 @@ class Engine final : public detail::Driver, public std::enable_shared_from_this<
   // ---- waiting (poll.cc)
   bool wait(detail::FutureState& state, std::optional<SteadyTime> until) override;
   Attention attend(SteadyTime now);
-  /// Words the engine thread sleeps on.
-  void append_bells(std::vector<shm::WaitWord>& words);
+  /// Words the engine thread sleeps on; false if it cannot have them now.
+  bool append_bells(std::vector<shm::WaitWord>& words);
   std::optional<SteadyTime> next_deadline();
 
   // ---- looking in
@@ -246,10 +247,6 @@ class Engine final : public detail::Driver, public std::enable_shared_from_this<
   void begin_pulse();
   void pulse(SteadyTime now);
   std::uint64_t roll(SteadyTime now);
-  void watch_executions(std::chrono::nanoseconds elapsed);
-  void watch_silence(std::chrono::nanoseconds elapsed);
-  void look_at(const LifePtr& life, std::uint32_t rank);
-  bool overran(Unit& unit, replicas::Entry& entry, std::chrono::nanoseconds elapsed);
   void count(Unit& unit, bool success);
   void time_begins(replicas::Entry& entry);
   void time_ends(Unit& unit, const replicas::Entry& entry, const shm::ResponseSlot& slot);
@@ -262,12 +259,34 @@ class Engine final : public detail::Driver, public std::enable_shared_from_this<
   void refresh_load();
   void update_healthy();
 
+  // watch.cc [lock], but for look_at(), which the watchdog thread enters without it
+  void watch_executions(std::chrono::nanoseconds elapsed);
+  bool overran(Unit& unit, replicas::Entry& entry, std::chrono::nanoseconds elapsed);
+  void watch_silence(std::chrono::nanoseconds elapsed);
+  void look_at(const LifePtr& life, std::uint32_t rank);
+  void seen_stopped(const LifePtr& life, std::uint32_t rank, bool stopped);
+  void watch_lives(std::chrono::nanoseconds elapsed);
+  void not_up_in_time(Unit& unit);
+  static bool is_leaving(const Life& life);
+  void not_gone_in_time(Unit& unit);
+
   // tracing.cc [lock], if there is a recorder
   void trace_answer(const replicas::Entry& entry, Call& call, const shm::ResponseSlot& slot);
   void trace(const replicas::Entry& entry, ErrorCode outcome, const shm::Stamp& stamp,
              std::int64_t over_ns);
 
   // rolling.cc [lock]
+  /// One change of the replicas at a time. Throws Stopped.
+  class Change {
+   public:
+    Change(Engine& of, Lock& lock);
+    ~Change();
+    Change(const Change&) = delete;
+    Change& operator=(const Change&) = delete;
+
+   private:
+    Engine& engine_;
+  };
   void roll(const std::function<VersionPtr()>& target);
   void roll_back(Lock& lock, const VersionPtr& from);
   VersionPtr version_of(const std::string& plugin, const replicas::ActorManifest& actor);
@@ -276,7 +295,7 @@ class Engine final : public detail::Driver, public std::enable_shared_from_this<
   void move_queue(Unit& unit, bool sessions);
   void send_stop(Unit& unit);
 
-  // scaling.cc [lock], but for begin() and autoscale(), which the watchdog thread enters without it
+  // scaling.cc [lock], but for autoscale(), which the watchdog thread enters without it
   std::size_t wanted() const;
   void scale_to(std::size_t count, const std::string& reason);
   void autoscale();
@@ -284,7 +303,6 @@ class Engine final : public detail::Driver, public std::enable_shared_from_this<
   ScalingInput scaling_input(const ServiceMetrics& metrics) const;
   void want(Unit& unit);
   void dismiss(Unit& unit);
-  void begin(Unit& unit);
   void leave(Unit& unit);
   void park(Unit& unit);
   void wake_replica();
@@ -309,8 +327,11 @@ class Engine final : public detail::Driver, public std::enable_shared_from_this<
   void expect_answers();    // [lock] E3, before a push
   void poll_set_changed();  // [lock]
 
-  // lifecycle.cc [lock], but for spawn(), prepare() and on_exit(), which the watchdog thread enters
-  // without it
+  // lifecycle.cc, recovery.cc [lock], but for begin(), spawn(), prepare(), on_watchdog() and work(), which
+  // the watchdog thread enters without it
+  using Job = std::function<void(Lock&)>;
+  void on_watchdog(Job job);
+  void work();
   std::vector<Unit*> everyone() const;
   std::vector<ReplicaStatus> status_of(const std::vector<std::unique_ptr<Unit>>& units);
   std::string name_of(const Unit& unit) const;  ///< for messages
@@ -318,12 +339,21 @@ class Engine final : public detail::Driver, public std::enable_shared_from_this<
   void tell(LogLevel level, const char* kind, const Unit* unit, const std::string& text) const;
   std::string rank_name(const Unit& unit, std::uint32_t rank) const;
   Status make_channels(const Unit& unit, std::uint64_t incarnation, Channels& out) const;
-  Result<Payload*> make_setup(const std::string& plugin);
-  void launch_replica(Unit& unit);
+  Status make_setup(Version& version);
+  void plan(Unit& unit, SteadyTime at);
+  void begin(const LifePtr& life);
+  bool is_called_off(const Life& life) const;
+  void begin_with(const LifePtr& life, const Status& status, const Channels& channels);
+  void equip(Life& life, const Channels& channels);
   bool take_over(Unit& unit);
+  /// What has become of starting one worker.
+  struct Started {
+    Result<replicas::Process> process;
+    std::uint64_t output = 0;  // its pipes
+  };
   void spawn(const LifePtr& life);
-  Result<replicas::Process> spawn_rank(const LifePtr& life, std::uint32_t rank,
-                                       const Channels& channels, const std::string& master_port);
+  Started spawn_rank(const LifePtr& life, std::uint32_t rank, const std::string& master_port);
+  void spawned(const LifePtr& life, const std::vector<Started>& started);
   void prepare(const LifePtr& life);
   void setup_failed(Unit& unit, const Status& status);
   void cannot_start(Unit& unit, const Status& status);
@@ -333,13 +363,12 @@ class Engine final : public detail::Driver, public std::enable_shared_from_this<
   void becomes_healthy(Unit& unit);
   void on_exit(const LifePtr& life, std::uint32_t rank, const replicas::ExitInfo& exit);
   void on_stuck(const LifePtr& life, std::uint32_t rank);
-  static bool any_alive(const Unit& unit);
   void rank_gone(Unit& unit, std::uint32_t rank);
   std::string last_moments(const Unit& unit, std::uint32_t rank) const;
   void violated(Unit& unit, std::uint32_t rank);  ///< a worker wrote what no worker writes
   void retire(Unit& unit);
-  void fence(Unit& unit);  ///< kills what still lives of it
-  void bury(Unit& unit);   ///< all ranks are reaped: drain, sort, replace
+  void fence(Unit& unit, FenceReason reason);  ///< kills what still lives of it
+  void bury(Unit& unit);                       ///< all ranks are reaped: drain, sort, replace
   bool was_started(const Unit& unit, const replicas::Entry& entry) const;
   /// True if a request that is not run again killed it.
   bool sort_out(Unit& unit);
@@ -348,7 +377,11 @@ class Engine final : public detail::Driver, public std::enable_shared_from_this<
   replicas::Recording record(const Unit& unit, const replicas::Entry& entry,
                              const std::string& reason) const;
   Refusal poison_error(const Unit& unit, const replicas::Entry& entry);
+  Refusal refuse_suspect(const detail::EndpointRef& endpoint, const Payload& payload);
+  std::uint64_t fingerprint(std::uint16_t endpoint, const Payload& payload) const;
+  std::string accuse(const Unit& unit, const replicas::Entry& entry);
   void schedule_restart(Unit& unit, const replicas::Death& death);
+  void quarantine(Unit& unit, SteadyTime until);
 
   // placement.cc [lock]
   Status take_first_seats();
@@ -377,6 +410,7 @@ class Engine final : public detail::Driver, public std::enable_shared_from_this<
   std::condition_variable changed_;  // a replica's state, the last open entry, the last process
   State state_ = State::serving;     // [lock]
   bool rolling_ = false;             // [lock] replicas are being replaced, or become more or fewer
+  bool waking_ = false;              // [lock] a request is about to call a replica back
   bool starting_ = true;             // [lock] start() has not returned: a death is its error
   Status start_error_;               // [lock]
   replicas::Ledger ledger_;          // [lock]
@@ -415,6 +449,8 @@ class Engine final : public detail::Driver, public std::enable_shared_from_this<
   std::vector<bool> bound_;                // [lock] by endpoint: somebody may call it
   std::vector<std::byte> description_;     // [lock]
 
+  Suspects suspects_;  // [lock]
+
   Timeline timeline_;                              // [lock]
   std::vector<EndpointMetrics> endpoint_metrics_;  // [lock] by endpoint
   SteadyTime born_ = SteadyClock::now();           // [lock] when it began to serve
@@ -425,6 +461,9 @@ class Engine final : public detail::Driver, public std::enable_shared_from_this<
   std::int64_t drained_at_ns_ = 0;  // [lock] the clock, if this drain of a channel has looked at it
   std::shared_ptr<TraceRecorder> recorder_;  // [lock] null: nobody wants a trace
   std::uint32_t traced_as_ = 0;              // [lock] our number there
+
+  std::deque<Job> jobs_;  // [watchdog] that need the lock
+  bool working_ = false;  // [watchdog] they are being done, or the one in front will be tried again
 
   using Deadline = std::pair<std::int64_t, std::uint64_t>;  // time, request id packed
   std::priority_queue<Deadline, std::vector<Deadline>, std::greater<>>

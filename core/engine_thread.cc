@@ -79,7 +79,8 @@ void EngineThread::run() {
       engines = engines_;
       seen_ = version_;
     }
-    for (const auto& engine : engines) engine->append_bells(words);
+    bool all_bells = true;  // of one whose lock is held we look again instead
+    for (const auto& engine : engines) all_bells = engine->append_bells(words) && all_bells;
     // Sticky: a service that once had many workers may have them again. All is looked at once more,
     // for what has been rung meanwhile in the other way. Relaxed: whoever rings has changed
     // something under a lock that we take next.
@@ -92,11 +93,13 @@ void EngineThread::run() {
     // already. Relaxed: deadlines are set under their engine's lock, which attend() takes.
     awake_at_.store(INT64_MAX, std::memory_order_relaxed);
     const auto now = SteadyClock::now();
-    Attention most = Attention::none;
+    Attention most = all_bells ? Attention::none : Attention::watch;
     auto until = SteadyTime::max();
     for (const auto& engine : engines) {
       most = std::max(most, engine->attend(now));
-      if (const auto deadline = engine->next_deadline()) until = std::min(until, *deadline);
+      // One that has passed belongs to an engine that could not attend to it now.
+      if (const auto deadline = engine->next_deadline())
+        until = std::min(until, *deadline <= now ? now + kTick : *deadline);
     }
     if (most == Attention::spin) {
       shm::cpu_pause();

@@ -9,6 +9,7 @@
 
 #include "core/engine.h"
 #include "core/host.h"
+#include "core/lock_soon.h"
 #include "replicas/affinity.h"
 #include "replicas/worker.h"
 
@@ -16,6 +17,10 @@ extern char** environ;
 
 namespace forge::core {
 namespace {
+
+/// How long a job on the watchdog thread tries to get the lock, and how long it stays away then.
+constexpr std::chrono::microseconds kPatience{200};
+constexpr std::chrono::milliseconds kComeBack{1};
 
 /// The environment of one worker: ours, then the service's, then the rank's, then forge's own variables.
 /// Devices are no heirloom: it sees its own, those that the service names, or none.
@@ -69,11 +74,11 @@ std::uint16_t free_port() {
 
 // ---- starting
 
-/// The setup call's arguments live as long as their version: every incarnation reads them.
-Result<Payload*> Engine::make_setup(const std::string& plugin) {
+/// What a worker of this plugin is set up with. Every incarnation of a version reads it.
+Status Engine::make_setup(Version& version) {
   detail::Writer writer;
   writer.array(4);
-  writer.string(plugin);
+  writer.string(version.plugin);
   writer.string(launch_.name);
   writer.string(launch_.actor);
   // Requests number endpoints as they are numbered here, whatever their order in the plugin.
@@ -87,35 +92,36 @@ Result<Payload*> Engine::make_setup(const std::string& plugin) {
   const auto blobs = detail::blobs_of(arguments, launch_.arguments_head);
   const std::size_t blobs_at = detail::align_up(head, detail::kBlockAlignment);
   const std::size_t size = blobs.empty() ? head : blobs_at + blobs.size();
-  const auto block = arena_->allocate(size);
-  if (!block) {
-    return make_error(
-        {ErrorCode::payload_too_large, "constructor arguments of " + std::to_string(size) +
-                                           " bytes do not fit the arena of service '" +
-                                           launch_.name + "'; raise arena_bytes"});
+  auto setup = arena_->allocate_tensor(DType::u8, {static_cast<std::int64_t>(size)}, size);
+  if (!setup) {
+    return {ErrorCode::payload_too_large, "constructor arguments of " + std::to_string(size) +
+                                              " bytes do not fit the arena of service '" +
+                                              launch_.name + "'; raise arena_bytes"};
   }
-  std::memcpy(arena_->at(*block), writer.head().data(), own);
-  if (launch_.arguments_head != 0)
-    std::memcpy(arena_->at(*block) + own, arguments.data(), launch_.arguments_head);
-  if (!blobs.empty()) std::memcpy(arena_->at(*block) + blobs_at, blobs.data(), blobs.size());
-  Payload& setup = take_payload(*block, size, head);
-  setup.users = 1;
-  return &setup;
+  std::byte* const to = setup->storage()->data;
+  std::memcpy(to, writer.head().data(), own);
+  if (launch_.arguments_head != 0) std::memcpy(to + own, arguments.data(), launch_.arguments_head);
+  if (!blobs.empty()) std::memcpy(to + blobs_at, blobs.data(), blobs.size());
+  version.setup = std::move(*setup);
+  version.setup_head = static_cast<std::uint32_t>(head);
+  return {};
 }
 
 Status Engine::start() {
   Lock lock(mutex_);
-  auto setup = make_setup(launch_.plugin);
-  if (!setup) return to_status(setup.error());
-  version_ = std::make_shared<Version>(
-      Version{launch_.plugin, launch_.worker_path, *setup, std::vector<bool>(bound_.size(), true)});
+  auto version = std::make_shared<Version>();
+  version->plugin = launch_.plugin;
+  version->worker_path = launch_.worker_path;
+  version->offers.assign(bound_.size(), true);
+  if (Status status = make_setup(*version); !status.ok()) return status;
+  version_ = std::move(version);
   host_->engine_thread().add(shared_from_this());
   const auto all = everyone();
   for (Unit* const unit : all) {
     if (!start_error_.ok()) break;
     unit->version = version_;
     if (unit->wanted) {
-      launch_replica(*unit);
+      plan(*unit, SteadyClock::now());
     } else {
       unit->state = ReplicaState::stopped;
     }
@@ -176,40 +182,81 @@ Status Engine::make_channels(const Unit& unit, std::uint64_t incarnation, Channe
   return {};
 }
 
-void Engine::launch_replica(Unit& unit) {
+// ---- a life begins
+
+/// The next life of a replica that has none now. Any thread.
+void Engine::plan(Unit& unit, SteadyTime at) {
+  if (unit.life->stage() == Stage::planned) unit.life->enter(Stage::ended);  // another time
+  unit.life = std::make_shared<Life>(unit, unit.version);
+  // Weak: a service must not wait for its last restart to end.
+  auto begins = [weak = weak_from_this(), life = std::weak_ptr(unit.life)] {
+    const auto self = weak.lock();
+    const auto due = life.lock();
+    if (self && due) self->begin(due);
+  };
+  const bool posted =
+      host_->watchdog().post([weak = weak_from_this(), at, begins = std::move(begins)]() mutable {
+        const auto self = weak.lock();
+        if (!self) return;
+        if (at <= SteadyClock::now()) return begins();
+        self->host_->watchdog().at(at, std::move(begins));
+      });
+  if (posted) return;
+  unit.life->enter(Stage::ended);
+  setup_failed(unit, {ErrorCode::stopped, "the controller has been shut down"});
+  unit.state = ReplicaState::stopped;
+}
+
+/// A planned life gets its control files, then its workers.
+void Engine::begin(const LifePtr& life) {  // on the watchdog thread
+  on_watchdog([this, life](Lock& lock) {
+    if (is_called_off(*life)) return;
+    Unit& unit = *life->unit;
+    unit.state = unit.incarnation == 0 ? ReplicaState::uninitialized : ReplicaState::recovering;
+    life->version = unit.version;
+    if (take_over(unit)) return;
+    const Status status = settle_seats(unit);
+    if (!status.ok() || !unit.prepared.empty()) {
+      begin_with(life, status, std::exchange(unit.prepared, {}));
+      return;
+    }
+    const std::uint64_t next = unit.incarnation + 1;
+    lock.unlock();  // files take a while to make, and callers wait for the lock
+    Channels channels;
+    const Status made = make_channels(unit, next, channels);
+    on_watchdog([this, life, made, channels](Lock&) {
+      if (!is_called_off(*life)) begin_with(life, made, channels);
+    });
+  });
+}
+
+bool Engine::is_called_off(const Life& life) const {
+  return life.stage() != Stage::planned || state_ != State::serving;
+}
+
+void Engine::begin_with(const LifePtr& life, const Status& status, const Channels& channels) {
+  Unit& unit = *life->unit;
   ++unit.incarnation;
-  if (take_over(unit)) return;
-  unit.life = std::make_shared<Life>();
-  unit.life->unit = &unit;
-  unit.life->version = unit.version;
-  unit.state = unit.incarnation == 1 ? ReplicaState::uninitialized : ReplicaState::recovering;
-  if (Status status = settle_seats(unit); !status.ok()) {
+  if (!status.ok()) {
     cannot_start(unit, status);
     return;
   }
-  Channels channels = std::move(unit.prepared);
-  unit.prepared.clear();
-  if (channels.empty()) {
-    if (Status status = make_channels(unit, unit.incarnation, channels); !status.ok()) {
-      cannot_start(unit, status);
-      return;
-    }
-  }
-  for (auto& channel : channels) {
+  equip(*life, channels);
+  host_->watchdog().post([self = shared_from_this(), life] { self->spawn(life); });
+}
+
+/// A replica's control files are its life's.
+void Engine::equip(Life& life, const Channels& channels) {
+  Unit& unit = *life.unit;
+  life.enter(Stage::spawning);
+  for (const auto& channel : channels) {
     channel->assign(unit.idx, unit.incarnation);
-    unit.life->ranks.push_back({std::move(channel), {}, true});
-    const std::size_t rank = unit.life->ranks.size() - 1;
-    if (rank < unit.seats.size()) unit.life->ranks.back().seat = unit.seats[rank];
+    life.ranks.push_back({channel, {}, true});
+    const std::size_t rank = life.ranks.size() - 1;
+    if (rank < unit.seats.size()) life.ranks.back().seat = unit.seats[rank];
   }
   processes_ += procs_;
   poll_set_changed();
-  const bool posted =
-      host_->watchdog().post([self = shared_from_this(), life = unit.life] { self->spawn(life); });
-  if (!posted) {
-    processes_ -= procs_;
-    unit.life->ranks.clear();
-    cannot_start(unit, {ErrorCode::stopped, "the controller has been shut down"});
-  }
 }
 
 /// The life of a spare that is up becomes the replica's next one, and the spare begins another.
@@ -220,6 +267,8 @@ bool Engine::take_over(Unit& unit) {
   });
   if (up == spares_.end()) return false;
   Unit& spare = **up;
+  ++unit.incarnation;
+  unit.life->enter(Stage::ended);  // it need not begin
   unit.life = std::exchange(spare.life, std::make_shared<Life>());
   unit.life->unit = &unit;
   swap_seats(unit, spare);
@@ -229,7 +278,7 @@ bool Engine::take_over(Unit& unit) {
   }
   ++counters_.takeovers;
   becomes_healthy(unit);  // first: calls wait for it, nobody for the next spare
-  launch_replica(spare);
+  plan(spare, SteadyClock::now());
   return true;
 }
 
@@ -253,81 +302,88 @@ std::string Engine::rank_name(const Unit& unit, std::uint32_t rank) const {
   return launch_.name + "/" + who + "." + std::to_string(rank);
 }
 
-Result<replicas::Process> Engine::spawn_rank(const LifePtr& life, std::uint32_t rank,
-                                             const Channels& channels,
-                                             const std::string& master_port) {
-  Lock lock(mutex_);
-  const gpu::Device device = life->ranks[rank].seat.device;
-  lock.unlock();
+/// Starts all workers of a life, or as many as can be. Without the lock: it takes a while.
+void Engine::spawn(const LifePtr& life) {  // on the watchdog thread
+  const std::string master_port = std::to_string(free_port());
+  auto started = std::make_shared<std::vector<Started>>();
+  for (std::uint32_t rank = 0; rank < procs_; ++rank) {
+    started->push_back(spawn_rank(life, rank, master_port));
+    if (!started->back().process) break;
+  }
+  on_watchdog([this, life, started](Lock&) { spawned(life, *started); });
+}
+
+Engine::Started Engine::spawn_rank(const LifePtr& life, std::uint32_t rank,
+                                   const std::string& master_port) {
+  // Ranks and their channels stay what they are until all have been reaped: after us.
+  const std::vector<Rank>& ranks = life->ranks;
   auto output = host_->output().open(rank_name(*life->unit, rank));
-  if (!output) return output.error_ptr();
+  if (!output) return {output.error_ptr(), 0};
   replicas::SpawnSpec spec;
   spec.path = life->version->worker_path;
   spec.arguments = {"--forge-worker", std::to_string(::getpid())};
-  spec.environment = environment(launch_, rank, device, master_port);
+  spec.environment = environment(launch_, rank, ranks[rank].seat.device, master_port);
   spec.fds = {{output->out.get(), STDOUT_FILENO},
               {output->err.get(), STDERR_FILENO},
-              {channels[rank]->request_fd(), replicas::kRequestFd},
-              {channels[rank]->response_fd(), replicas::kResponseFd},
+              {ranks[rank].channel->request_fd(), replicas::kRequestFd},
+              {ranks[rank].channel->response_fd(), replicas::kResponseFd},
               {arena_->fd(), replicas::kArenaFd},
               {host_->engine_thread().event_fd(), replicas::kEventFd}};
   for (std::uint32_t other = 0; procs_ > 1 && other < procs_; ++other) {
-    spec.fds.push_back({channels[other]->group_fd(), replicas::kGroupFd + static_cast<int>(other)});
+    spec.fds.push_back(
+        {ranks[other].channel->group_fd(), replicas::kGroupFd + static_cast<int>(other)});
   }
   auto process = host_->watchdog().spawn(
       spec,
       {[self = shared_from_this(), life, rank, id = output->id](const replicas::ExitInfo& exit) {
          self->host_->output().close(id);
-         self->on_exit(life, rank, exit);
+         self->on_watchdog(
+             [engine = self.get(), life, rank, exit](Lock&) { engine->on_exit(life, rank, exit); });
        },
-       [self = shared_from_this(), life, rank] { self->on_stuck(life, rank); }});
-  if (!process) {
-    host_->output().close(output->id);
-    return process;
-  }
-  lock.lock();
-  life->ranks[rank].output = output->id;
-  life->ranks[rank].process = *process;
-  return process;
+       [self = shared_from_this(), life, rank] {
+         self->on_watchdog(
+             [engine = self.get(), life, rank](Lock&) { engine->on_stuck(life, rank); });
+       }});
+  if (!process) host_->output().close(output->id);
+  return {std::move(process), output->id};
 }
 
-void Engine::spawn(const LifePtr& life) {  // on the watchdog thread
-  Unit& unit = *life->unit;                // no spare takes over before it is up
-  Channels channels;
-  {
-    const Lock lock(mutex_);
-    for (const Rank& rank : life->ranks) channels.push_back(rank.channel);
+/// What has become of starting its workers.
+void Engine::spawned(const LifePtr& life, const std::vector<Started>& started) {
+  Unit& unit = *life->unit;
+  for (std::uint32_t rank = 0; rank < started.size(); ++rank) {
+    if (!started[rank].process) continue;
+    life->ranks[rank].output = started[rank].output;
+    life->ranks[rank].process = *started[rank].process;
+    // It was called off meanwhile.
+    if (life->stage() == Stage::fenced || unit.state == ReplicaState::stopped)
+      host_->watchdog().kill(*started[rank].process);
   }
-  const std::string master_port = std::to_string(free_port());
-  for (std::uint32_t rank = 0; rank < procs_; ++rank) {
-    auto process = spawn_rank(life, rank, channels, master_port);
-    const Lock lock(mutex_);
-    if (process) {
-      if (unit.state == ReplicaState::stopped) host_->watchdog().kill(*process);
-      continue;
-    }
-    setup_failed(unit, to_status(process.error()));
-    // The ranks that never were count as dead.
-    for (std::uint32_t missing = rank; missing < procs_; ++missing) rank_gone(unit, missing);
-    fence(unit);
-    if (!any_alive(unit)) bury(unit);
+  const auto& last = started.back().process;
+  if (last) {
+    for (const Rank& rank : life->ranks) rank.channel->close_fds();
+    if (life->stage() != Stage::spawning) return;
+    life->enter(Stage::running);
+    if (unit.state != ReplicaState::stopped) send_setup(unit);
     return;
   }
-  for (const auto& channel : channels) channel->close_fds();
-  const Lock lock(mutex_);
-  if (unit.state != ReplicaState::stopped) send_setup(unit);
+  life->shortage = last.error().error_code() == ErrorCode::unavailable;
+  setup_failed(unit, to_status(last.error()));
+  // The ranks that never were count as dead.
+  for (auto missing = static_cast<std::uint32_t>(started.size()) - 1; missing < procs_; ++missing)
+    rank_gone(unit, missing);
+  fence(unit, FenceReason::setup_failed);
+  if (!life->any_alive()) bury(unit);
 }
 
 void Engine::send_setup(Unit& unit) {
   replicas::Entry& entry = ledger_.open(0);
   entry.slot.kind = shm::RequestKind::setup;
-  Payload& setup = *unit.life->version->setup;
-  entry.slot.block = setup.block;
-  entry.slot.block_size = setup.size;
-  entry.slot.head_size = setup.head;
+  const Version& version = *unit.life->version;  // lives as long as the workers that read it
+  entry.slot.block = version.setup.storage()->home_offset;
+  entry.slot.block_size = version.setup.byte_count();
+  entry.slot.head_size = version.setup_head;
   entry.home = unit.idx;
-  entry.payload = &setup;
-  ++setup.users;
   if (next_pulse_ == SteadyTime::max()) begin_pulse();
   send(entry, unit);
 }
@@ -347,9 +403,9 @@ void Engine::setup_answered(Unit& unit, std::uint32_t rank, const shm::ResponseS
 }
 
 void Engine::setup_finished(Unit& unit) {
-  if (!unit.life->setup_error.ok()) fence(unit);
+  if (!unit.life->setup_error.ok()) fence(unit, FenceReason::setup_failed);
   // Being killed, or dead since it answered: bury() decides what next.
-  if (unit.life->fenced || unit.state == ReplicaState::stopped) return;
+  if (unit.life->stage() != Stage::running || unit.state == ReplicaState::stopped) return;
   becomes_healthy(unit);
   // The next incarnation's files are made now, so that a restart does not wait for them.
   host_->watchdog().post([self = shared_from_this(), life = unit.life] { self->prepare(life); });
@@ -372,14 +428,17 @@ void Engine::becomes_healthy(Unit& unit) {
 
 void Engine::prepare(const LifePtr& life) {  // on the watchdog thread
   if (launch_.mesh || launch_.actor.empty()) return;
-  Lock lock(mutex_);
-  Unit& unit = *life->unit;
-  const std::uint64_t next = unit.incarnation + 1;
-  lock.unlock();
-  Channels channels;
-  if (!make_channels(unit, next, channels).ok()) return;  // the restart will try again and say why
-  lock.lock();
-  if (unit.incarnation < next && state_ == State::serving) unit.prepared = std::move(channels);
+  on_watchdog([this, life](Lock& lock) {
+    Unit& unit = *life->unit;
+    const std::uint64_t next = unit.incarnation + 1;
+    lock.unlock();
+    Channels channels;
+    if (!make_channels(unit, next, channels).ok()) return;  // the restart tries again and says why
+    on_watchdog([this, &unit, next, channels](Lock&) {
+      if (unit.incarnation < next && state_ == State::serving && unit.wanted)
+        unit.prepared = channels;
+    });
+  });
 }
 
 void Engine::setup_failed(Unit& unit, const Status& status) {
@@ -390,13 +449,42 @@ void Engine::setup_failed(Unit& unit, const Status& status) {
 }
 
 void Engine::cannot_start(Unit& unit, const Status& status) {
+  unit.life->enter(Stage::ended);
   setup_failed(unit, status);
   update_healthy();
   if (starting_ || state_ != State::serving) {
     unit.state = ReplicaState::stopped;
     return;
   }
+  if (!unit.wanted) return leave(unit);
   schedule_restart(unit, {replicas::DeathKind::in_setup, status.code == ErrorCode::unavailable});
+}
+
+// ---- the watchdog thread and the lock
+
+/// The watchdog thread serves all services and waits for the lock of none: a job that does not get it
+/// soon comes back a millisecond later, and those behind it keep their order. A job may let go of the
+/// lock.
+void Engine::on_watchdog(Job job) {
+  jobs_.push_back(std::move(job));
+  if (!working_) work();
+}
+
+void Engine::work() {
+  working_ = true;
+  while (!jobs_.empty()) {
+    Lock lock(mutex_, std::defer_lock);
+    if (!lock_soon(lock, kPatience)) {
+      // `working_` stays set: nobody else tries meanwhile.
+      host_->watchdog().at(SteadyClock::now() + kComeBack,
+                           [self = shared_from_this()] { self->work(); });
+      return;
+    }
+    const Job job = std::move(jobs_.front());
+    jobs_.pop_front();
+    job(lock);
+  }
+  working_ = false;
 }
 
 // ---- looking in
@@ -411,7 +499,7 @@ std::vector<ReplicaStatus> Engine::status_of(const std::vector<std::unique_ptr<U
   const Lock lock(mutex_);
   std::vector<ReplicaStatus> result;
   for (const auto& unit : units) {
-    if (!unit->wanted && !any_alive(*unit)) continue;
+    if (!unit->wanted && !unit->life->any_alive()) continue;
     ReplicaStatus status;
     status.idx = unit->idx;
     status.state = unit->state;

@@ -8,10 +8,6 @@
 namespace forge::core {
 namespace {
 
-/// A call that runs longer than this, without a limit of its own, is worth a line in the log.
-constexpr std::chrono::seconds kLong{60};
-/// A worker that is found stopped this often in a row is killed; a debugger's user stops it for less.
-constexpr int kStops = 2;
 /// Beyond this many requests a second, only every kStride-th is timed.
 constexpr double kTimeAll = 20'000;
 constexpr std::uint32_t kStride = 16;
@@ -36,99 +32,16 @@ void Engine::pulse(SteadyTime now) {
         std::min<std::chrono::nanoseconds>(now - next_pulse_ + pulse_period_, 2 * pulse_period_);
     watch_executions(elapsed);
     watch_silence(elapsed);
+    watch_lives(elapsed);
     const std::uint64_t requests = roll(now);
     const double seconds = std::chrono::duration<double>(pulse_period_).count();
     stride_ = static_cast<double>(requests) > kTimeAll * seconds && !recorder_ ? kStride : 1;
-    const bool quiet = requests == 0 && ledger_.open_entries() == 0;
+    const bool quiet = requests == 0 && ledger_.open_entries() == 0 &&
+                       std::ranges::none_of(
+                           everyone(), [](const Unit* unit) { return unit->life->asked_to_stop; });
     next_pulse_ = quiet ? SteadyTime::max() : now + pulse_period_;
   }
   if (next_pulse_ != SteadyTime::max()) arm(next_pulse_);
-}
-
-/// Kills workers whose calls run longer than exec_timeout.
-void Engine::watch_executions(std::chrono::nanoseconds elapsed) {
-  for (const auto& unit : units_) {
-    if (unit->life->fenced) continue;
-    replicas::Entry* late = nullptr;
-    for (replicas::Entry& entry : unit->in_flight) {
-      if (overran(*unit, entry, elapsed)) late = &entry;
-    }
-    if (late == nullptr) continue;
-    const shm::RequestId id = late->slot.id;
-    drain();  // it may have answered by now
-    if (ledger_.find(id) != late || unit->life->fenced) continue;
-    unit->life->verdict =
-        endpoint_name(late->slot.endpoint) + " had run longer than its exec_timeout";
-    unit->life->culprit = shm::packed(id);
-    host_->log(LogLevel::warning, where(*late) + " has run for " +
-                                      std::to_string(late->running_ns / 1'000'000) +
-                                      " ms, longer than its exec_timeout; its worker is killed and "
-                                      "replaced");
-    fence(*unit);
-  }
-}
-
-/// A worker that has work and does not begin anything may be busy with a long call, or stopped by a
-/// signal: its process tells. Silence alone never kills.
-void Engine::watch_silence(std::chrono::nanoseconds elapsed) {
-  for (Unit* const unit : everyone()) {
-    if (unit->life->fenced) continue;
-    for (std::uint32_t i = 0; i < unit->life->ranks.size(); ++i) {
-      Rank& rank = unit->life->ranks[i];
-      const std::uint64_t beat = rank.channel->heartbeat();
-      if (beat != rank.heartbeat || rank.channel->outstanding() == 0 || rank.process.id == 0) {
-        rank.heartbeat = beat;
-        rank.silent = {};
-        rank.stops = 0;
-      } else if ((rank.silent += elapsed) >= launch_.options.health_poll_rate) {
-        rank.silent = {};
-        host_->watchdog().post(
-            [self = shared_from_this(), life = unit->life, i] { self->look_at(life, i); });
-      }
-    }
-  }
-}
-
-void Engine::look_at(const LifePtr& life, std::uint32_t rank) {  // watchdog thread
-  replicas::Process process;
-  {
-    const Lock lock(mutex_);
-    if (life->fenced || life->ranks.empty()) return;
-    process = life->ranks[rank].process;
-  }
-  const bool stopped = host_->watchdog().is_stopped(process);
-  const Lock lock(mutex_);
-  if (life->fenced || life->ranks.empty()) return;
-  int& stops = life->ranks[rank].stops;
-  stops = stopped ? stops + 1 : 0;
-  if (stops < kStops) return;
-  life->verdict = "a signal had stopped it";
-  life->killed_from_outside = true;
-  host_->log(LogLevel::warning,
-             "service '" + launch_.name + "': rank " + std::to_string(rank) + " (pid " +
-                 std::to_string(process.pid) + ") of " + name_of(*life->unit) +
-                 " has been stopped by a signal and has work to do; it is killed "
-                 "and replaced");
-  fence(*life->unit);
-}
-
-bool Engine::overran(Unit& unit, replicas::Entry& entry, std::chrono::nanoseconds elapsed) {
-  if (!was_started(unit, entry) || entry.slot.kind != shm::RequestKind::call) return false;
-  if (entry.running_ns < 0) {
-    entry.running_ns = 0;
-    return false;
-  }
-  const auto& limit = actor_->endpoints[entry.slot.endpoint].options.exec_timeout;
-  const std::int64_t before = entry.running_ns;
-  entry.running_ns += elapsed.count();
-  if (limit) return entry.running_ns > limit->count();
-  const std::int64_t warn_at = std::chrono::nanoseconds(kLong).count();
-  if (before < warn_at && entry.running_ns >= warn_at) {
-    host_->log(LogLevel::warning, where(entry) +
-                                      " has been running for a minute; give the endpoint an "
-                                      "exec_timeout if it should be killed for that");
-  }
-  return false;
 }
 
 std::uint64_t Engine::roll(SteadyTime now) {

@@ -4,6 +4,7 @@
 
 #include "core/engine.h"
 #include "core/host.h"
+#include "core/lock_soon.h"
 #include "shm/clock.h"
 #include "shm/wait_strategy.h"
 
@@ -19,6 +20,8 @@ constexpr microseconds kCallersAreActive{1000};
 constexpr microseconds kStayAwake{10'000};
 /// It polls this long after it last found something, then it parks.
 constexpr microseconds kSpin{50};
+/// The engine thread serves all services and waits for the lock of none longer than this.
+constexpr microseconds kPatience{50};
 
 }  // namespace
 
@@ -180,18 +183,13 @@ void Engine::follow(detail::FutureState& state, std::optional<SteadyTime> until)
 // ---- the engine thread
 
 Attention Engine::attend(SteadyTime now) {
-  const auto now_ns = shm::to_ns(now);
-  if (now_ns >= next_deadline_.load(std::memory_order_relaxed)) {
-    const Lock lock(mutex_);
-    expire(now);
-  }
-  // Relaxed: it is freed under the lock, which we take next.
+  Lock lock(mutex_, std::defer_lock);
+  if (!lock_soon(lock, kPatience)) return Attention::watch;  // we come back; others are waiting
+  if (shm::to_ns(now) >= next_deadline_.load(std::memory_order_relaxed)) expire(now);
+  // Relaxed: it is freed under the lock.
   Role expected = Role::free;
-  if (!role_.compare_exchange_strong(expected, Role::engine, std::memory_order_relaxed)) {
-    const Lock lock(mutex_);
+  if (!role_.compare_exchange_strong(expected, Role::engine, std::memory_order_relaxed))
     return attended_ ? Attention::watch : Attention::none;
-  }
-  Lock lock(mutex_);
   // We are awake: workers need not ring. It also makes the next parking a new one, for which they ring
   // again; each rings once for each.
   arena_->set_poller(shm::Poller::awake);
@@ -227,12 +225,14 @@ Attention Engine::attend(SteadyTime now) {
   return attention;
 }
 
-void Engine::append_bells(std::vector<shm::WaitWord>& words) {
-  const Lock lock(mutex_);
+bool Engine::append_bells(std::vector<shm::WaitWord>& words) {
+  Lock lock(mutex_, std::defer_lock);
+  if (!lock_soon(lock, kPatience)) return false;
   for (PollMember& member : *poll_set_) {
     auto& bell = member.channel->engine_bell();
     words.push_back({&bell, bell.load(std::memory_order_relaxed), shm::Scope::shared});
   }
+  return true;
 }
 
 // ---- polling

@@ -5,6 +5,7 @@
 #include <filesystem>
 #include <random>
 
+#include "core/death.h"
 #include "core/engine.h"
 #include "core/host.h"
 
@@ -22,6 +23,8 @@ replicas::RestartPolicy restart_policy(const RestartPolicy& options) {
   policy.max_delay = options.backoff_max;
   policy.max_deaths = static_cast<std::uint32_t>(options.max_deaths);
   policy.window = options.window;
+  policy.quarantine = options.quarantine;
+  policy.max_quarantine = std::max(policy.max_quarantine, options.quarantine);
   return policy;
 }
 
@@ -49,30 +52,24 @@ std::string Engine::last_moments(const Unit& unit, std::uint32_t rank) const {
        replicas::describe(flight, shm::coarse_now_ns(),
                           [&](std::uint16_t endpoint) { return endpoint_name(endpoint); }))
     text += "\n    " + line;
-  if (flight.signal == 0 && !unit.life->killed_from_outside && !unit.life->fenced)
+  const bool crashed = !unit.life->killed_from_outside && unit.life->by_itself;
+  if (flight.signal == 0 && crashed)
     text += std::string("\n    where it crashed: ") + replicas::kBacktraceVariable +
             "=1 in the environment of workers has it told";
-  if (!unit.life->killed_from_outside && !unit.life->fenced)
-    host_->keep_report(rank_name(unit, rank), unit.life->first_exit + text);
+  if (crashed) host_->keep_report(rank_name(unit, rank), unit.life->first_exit + text);
   return text;
-}
-
-bool Engine::any_alive(const Unit& unit) {
-  return std::any_of(unit.life->ranks.begin(), unit.life->ranks.end(),
-                     [](const Rank& rank) { return rank.alive; });
 }
 
 void Engine::on_exit(const LifePtr& life, std::uint32_t rank,
                      const replicas::ExitInfo& exit) {  // on the watchdog thread
-  const Lock lock(mutex_);
-  if (life->ranks.empty()) return;
+  if (!life->has_workers()) return;
   Unit& unit = *life->unit;
   rank_gone(unit, rank);
   const Rank& dead = unit.life->ranks[rank];
   if (dead.seat.id != 0)
     host_->devices().with_book([&](gpu::DeviceBook& book) { book.reaped(dead.seat.id); });
   if (unit.life->first_exit.empty()) {
-    unit.life->by_itself = !unit.life->fenced;
+    unit.life->by_itself = unit.life->stage() != Stage::fenced;
     unit.life->device_lost = lost_device(dead, exit);
     unit.life->first_exit =
         "rank " + std::to_string(rank) + " (pid " + std::to_string(dead.process.pid) + ") " +
@@ -82,7 +79,7 @@ void Engine::on_exit(const LifePtr& life, std::uint32_t rank,
                                     : "was killed because " + unit.life->verdict);
     unit.life->killed_from_outside =
         unit.life->killed_from_outside || (exit.kind == replicas::ExitInfo::Kind::signaled &&
-                                           exit.value == SIGKILL && !unit.life->fenced);
+                                           exit.value == SIGKILL && unit.life->by_itself);
     unit.life->failed_rank = rank;
     unit.life->last_moments = last_moments(unit, rank);
     if (state_ == State::serving) {
@@ -98,8 +95,11 @@ void Engine::on_exit(const LifePtr& life, std::uint32_t rank,
                     {},
                     true};
   }
-  fence(unit);
-  if (!any_alive(unit)) bury(unit);
+  if (life->any_alive()) {
+    fence(unit, FenceReason::rank_lost);
+  } else {
+    bury(unit);
+  }
   changed_.notify_all();
 }
 
@@ -110,14 +110,18 @@ void Engine::retire(Unit& unit) {
   update_healthy();
 }
 
-void Engine::fence(Unit& unit) {
-  if (unit.life->fenced) return;
-  unit.life->fenced = true;
+/// Its workers are killed; those that are still being started are when they have been. bury() follows.
+void Engine::fence(Unit& unit, FenceReason reason) {
+  Life& life = *unit.life;
+  if (life.stage() != Stage::spawning && life.stage() != Stage::running) return;
+  life.enter(Stage::fenced);
+  life.fence = reason;
   retire(unit);
   std::vector<replicas::Process> doomed;
-  for (const Rank& rank : unit.life->ranks) {
+  for (const Rank& rank : life.ranks) {
     if (rank.alive && rank.process.id != 0) doomed.push_back(rank.process);
   }
+  if (doomed.empty()) return;
   host_->watchdog().post([self = shared_from_this(), doomed = std::move(doomed)] {
     for (const auto& process : doomed) self->host_->watchdog().kill(process);
   });
@@ -126,8 +130,7 @@ void Engine::fence(Unit& unit) {
 /// It outlives a SIGKILL: it sits in the kernel, and will not run again when it leaves. What it had not
 /// started goes elsewhere, what it had is lost to its callers; its memory is kept until it is reaped.
 void Engine::on_stuck(const LifePtr& life, std::uint32_t rank) {  // on the watchdog thread
-  const Lock lock(mutex_);
-  if (life->ranks.empty()) return;
+  if (!life->has_workers()) return;
   Unit& unit = *life->unit;
   const std::string who = "rank " + std::to_string(rank) + " (pid " +
                           std::to_string(unit.life->ranks[rank].process.pid) + ") of " +
@@ -172,13 +175,13 @@ void Engine::on_stuck(const LifePtr& life, std::uint32_t rank) {  // on the watc
 }
 
 void Engine::violated(Unit& unit, std::uint32_t rank) {
-  if (unit.life->fenced) return;
+  if (unit.life->stage() == Stage::fenced) return;
   ++counters_.violations;
   host_->log(LogLevel::error, "service '" + launch_.name + "': rank " + std::to_string(rank) +
                                   " of " + name_of(unit) + " wrote what no worker writes (" +
                                   unit.life->ranks[rank].channel->violation() +
                                   "); it is killed and replaced");
-  fence(unit);
+  fence(unit, FenceReason::violation);
 }
 
 void Engine::bury(Unit& unit) {
@@ -198,9 +201,10 @@ void Engine::bury(Unit& unit) {
       std::any_of(unit.life->ranks.begin(), unit.life->ranks.end(), [](const Rank& rank) {
         return rank.channel->exit_reason() == shm::ExitReason::restart;
       });
-  const bool poisoned = sort_out(unit);
+  const bool by_call = sort_out(unit);
   blame_device(unit);
   unit.life->ranks.clear();
+  unit.life->enter(Stage::ended);
   poll_set_changed();
   if (unit.life->setup_error.ok()) unit.failure = unit.life->first_exit;
   if (state_ != State::serving || starting_) {
@@ -219,22 +223,21 @@ void Engine::bury(Unit& unit) {
     return;
   }
   // A new version that does not come up is given up at once, not again and again.
-  const bool rejected =
-      unit.version != version_ && !unit.life->came_up && !unit.life->killed_from_outside;
+  const bool rejected = unit.version != version_ && !unit.life->came_up &&
+                        !unit.life->killed_from_outside && !unit.life->shortage;
   if (rejected) {
     unit.rejected = unit.failure;
     unit.version = version_;
   }
-  replicas::Death death;
-  death.from_outside = unit.life->killed_from_outside;
-  death.kind = unit.life->left || rejected ? replicas::DeathKind::serving_after_answer
-               : poisoned                  ? replicas::DeathKind::by_poison
-               : !unit.life->came_up       ? replicas::DeathKind::in_setup
-               : unit.life->device_lost && unit.life->answered ? replicas::DeathKind::device_lost
-               : !working                                      ? replicas::DeathKind::idle
-               : unit.life->answered ? replicas::DeathKind::serving_after_answer
-                                     : replicas::DeathKind::before_first_answer;
-  schedule_restart(unit, death);
+  schedule_restart(unit, classify({.requested = unit.life->left || rejected ||
+                                                unit.life->fence == FenceReason::called_off,
+                                   .by_call = by_call || unit.life->culprit != 0,
+                                   .came_up = unit.life->came_up,
+                                   .answered = unit.life->answered,
+                                   .working = working,
+                                   .device_lost = unit.life->device_lost,
+                                   .from_outside = unit.life->killed_from_outside,
+                                   .shortage = unit.life->shortage}));
 }
 
 bool Engine::was_started(const Unit& unit, const replicas::Entry& entry) const {
@@ -258,7 +261,7 @@ replicas::Blame Engine::blame(const Unit& unit, const replicas::Entry& entry,
 }
 
 bool Engine::sort_out(Unit& unit) {
-  bool poisoned = false;
+  bool by_call = false;
   const auto begun = static_cast<std::size_t>(
       std::count_if(unit.in_flight.begin(), unit.in_flight.end(), [&](const auto& entry) {
         return entry.slot.kind == shm::RequestKind::call && was_started(unit, entry);
@@ -290,13 +293,17 @@ bool Engine::sort_out(Unit& unit) {
     const replicas::Verdict verdict = launch_.mesh
                                           ? ledger_.lost_for_good(entry, started)
                                           : ledger_.lost(entry, started, blame(unit, entry, begun));
-    poisoned = poisoned || verdict == replicas::Verdict::poison;
+    by_call = by_call || verdict == replicas::Verdict::poison;
     if (verdict == replicas::Verdict::poison) {
       fail(entry, poison_error(unit, entry));
       close(entry);
       continue;
     }
     if (verdict == replicas::Verdict::lost || entry.call == nullptr) {
+      const bool alone = started && blame(unit, entry, begun) == replicas::Blame::alone;
+      const std::string accused =
+          alone && entry.call != nullptr && !launch_.mesh ? accuse(unit, entry) : std::string();
+      by_call = by_call || !accused.empty();
       fail(entry,
            make_error({ErrorCode::worker_lost,
                        where(entry) + ": " + unit.life->first_exit +
@@ -304,7 +311,8 @@ bool Engine::sort_out(Unit& unit) {
                                     : " before the call had started") +
                            (entry.idempotent || launch_.mesh
                                 ? ""
-                                : "; mark the endpoint idempotent to have such calls retried"),
+                                : "; mark the endpoint idempotent to have such calls retried") +
+                           accused,
                        {},
                        started}));
       close(entry);
@@ -318,7 +326,7 @@ bool Engine::sort_out(Unit& unit) {
   // What had only queued for this replica goes elsewhere too, behind what was ahead of it.
   move_queue(unit, true);
   if (!healthy_.empty()) dispatch_waiting();
-  return poisoned;
+  return by_call;
 }
 
 /// To the front of those that wait.
@@ -341,20 +349,60 @@ replicas::Recording Engine::record(const Unit& unit, const replicas::Entry& entr
   }
   recording.arena_bytes = arena_->size();
   recording.setup.kind = shm::RequestKind::setup;
-  recording.setup.block = version.setup->block;
-  recording.setup.block_size = version.setup->size;
-  recording.setup.head_size = version.setup->head;
+  recording.setup.block = version.setup.storage()->home_offset;
+  recording.setup.block_size = version.setup.byte_count();
+  recording.setup.head_size = version.setup_head;
   recording.call = entry.slot;
   const auto add = [&](std::uint64_t offset, std::uint64_t size) {
     const std::byte* const bytes = arena_->at(offset);
     recording.pieces.push_back({offset, {bytes, bytes + size}});
   };
   const auto& payload = *static_cast<const Payload*>(entry.payload);
-  add(version.setup->block, version.setup->size);
+  add(recording.setup.block, recording.setup.block_size);
   add(payload.block, payload.size);
   for (const Tensor& tensor : payload.residents)
     add(tensor.storage()->home_offset + tensor.byte_offset(), tensor.byte_count());
   return recording;
+}
+
+// ---- calls that end their workers
+
+std::uint64_t Engine::fingerprint(std::uint16_t endpoint, const Payload& payload) const {
+  const auto hash = [](std::uint64_t seed, const std::byte* bytes, std::size_t size) {
+    const std::string_view text(reinterpret_cast<const char*>(bytes), size);
+    return seed * 0x9e3779b97f4a7c15 + std::hash<std::string_view>{}(text);
+  };
+  std::uint64_t sum = hash(endpoint, arena_->at(payload.block), payload.size);
+  for (const Tensor& tensor : payload.residents)
+    sum = hash(sum, tensor.bytes().data(), tensor.byte_count());
+  return sum;
+}
+
+/// A call that is not run again has ended its worker, alone: what its caller should know of that; empty
+/// the first time.
+std::string Engine::accuse(const Unit& unit, const replicas::Entry& entry) {
+  const auto& payload = *static_cast<const Payload*>(entry.payload);
+  auto& suspect = suspects_.note(fingerprint(entry.slot.endpoint, payload), SteadyClock::now());
+  if (suspect.deaths < Suspects::kMostDeaths) return "";
+  suspect.deeds = "with these arguments has ended " + std::to_string(suspect.deaths) +
+                  " workers, each while nothing else ran there; the last: " + unit.life->first_exit;
+  const std::string path = host_->keep(record(unit, entry, suspect.deeds));
+  if (!path.empty()) suspect.deeds += "; run it under a debugger: forge replay " + path;
+  return "; it " + suspect.deeds + "; it is refused from now on";
+}
+
+Refusal Engine::refuse_suspect(const detail::EndpointRef& endpoint, const Payload& payload) {
+  if (suspects_.empty()) [[likely]]
+    return {};
+  const auto* const suspect =
+      suspects_.refused(fingerprint(endpoint.index, payload), SteadyClock::now());
+  if (suspect == nullptr) return {};
+  ++counters_.poisoned;
+  return make_error({ErrorCode::poison_request,
+                     launch_.name + "." + endpoint_name(endpoint.index) + " " + suspect->deeds +
+                         "; it is not run; restart_replicas() or update() gives it another chance",
+                     {},
+                     false});
 }
 
 Refusal Engine::poison_error(const Unit& unit, const replicas::Entry& entry) {
@@ -388,40 +436,37 @@ void Engine::schedule_restart(Unit& unit, const replicas::Death& death) {
   const auto now = SteadyClock::now();
   const replicas::Decision decision = replicas::on_exit(
       unit.history, restart_policy(launch_.options.restart), death, now, jitter());
-  const LogLevel level = unit.life->draining ? LogLevel::info : LogLevel::warning;
+  const std::string moments = unit.life->last_moments;
   if (decision.action == replicas::Decision::Action::quarantine) {
-    tell(LogLevel::error, "quarantined", &unit,
-         "(" + unit.failure + ") died too often and is quarantined" + unit.life->last_moments);
-    unit.state = ReplicaState::quarantined;
-    ++counters_.quarantines;
-    const Refusal gone =
-        make_error({ErrorCode::unavailable, name_of(unit) + " of service '" + launch_.name +
-                                                "' is quarantined after too many deaths (" +
-                                                unit.failure + ")"});
-    while (!unit.queue.empty()) drop(unit.queue.front(), gone);
-    if (!anything_can_come_back()) {
-      while (!waiting_.empty()) drop(waiting_.front(), gone);
-    }
+    quarantine(unit, decision.at);
     return;
   }
+  const LogLevel level = unit.life->draining ? LogLevel::info : LogLevel::warning;
   unit.state = ReplicaState::recovering;
   tell(level, "restarting", &unit,
        "(" + unit.failure + ") starts again, incarnation " + std::to_string(unit.incarnation + 1) +
-           unit.life->last_moments);
-  if (decision.at <= now) {
-    launch_replica(unit);
-    return;
+           moments);
+  plan(unit, decision.at);
+}
+
+/// It is broken: what only it could answer is refused, and it is not tried again for long.
+void Engine::quarantine(Unit& unit, SteadyTime until) {
+  const auto wait = std::chrono::ceil<std::chrono::seconds>(until - SteadyClock::now());
+  const std::string what = "(" + unit.failure + ") died too often and is quarantined for " +
+                           std::to_string(wait.count()) +
+                           " s; mend it and call restart_replicas() to try at once";
+  tell(LogLevel::error, "quarantined", &unit, what + unit.life->last_moments);
+  unit.state = ReplicaState::quarantined;
+  ++counters_.quarantines;
+  plan(unit, until);
+  const Refusal gone = make_error(
+      {ErrorCode::unavailable, name_of(unit) + " of service '" + launch_.name + "' " + what});
+  while (!unit.queue.empty()) drop(unit.queue.front(), gone);
+  if (!anything_can_come_back()) {
+    while (!waiting_.empty()) drop(waiting_.front(), gone);
   }
-  // bury() runs on the watchdog thread. Weak: a service must not wait for its last restart to end.
-  host_->watchdog().at(decision.at, [weak = weak_from_this(), &unit, last = unit.incarnation] {
-    const auto self = weak.lock();
-    if (!self) return;
-    const Lock lock(self->mutex_);
-    if (self->state_ == State::serving && unit.state == ReplicaState::recovering &&
-        unit.incarnation == last) {
-      self->launch_replica(unit);
-    }
-  });
+  leave(unit);
+  changed_.notify_all();
 }
 
 }  // namespace forge::core

@@ -6,6 +6,10 @@
 #include "core/host.h"
 
 namespace forge::core {
+namespace {
+/// What a life may take longer than start_timeout until all of its workers have been reaped.
+constexpr std::chrono::seconds kMargin{10};
+}  // namespace
 
 void Engine::restart_replicas() {
   require_no_fork();
@@ -48,26 +52,32 @@ VersionPtr Engine::version_of(const std::string& plugin, const replicas::ActorMa
   }
   version->plugin = plugin;
   version->worker_path = worker;
-  version->setup = std::move(make_setup(plugin)).value();
+  if (const Status status = make_setup(*version); !status.ok()) throw_status(status);
   return version;
+}
+
+Engine::Change::Change(Engine& of, Lock& lock) : engine_(of) {
+  engine_.changed_.wait(lock,
+                        [&] { return engine_.state_ != State::serving || !engine_.rolling_; });
+  if (engine_.state_ != State::serving) {
+    throw Stopped("service '" + engine_.launch_.name +
+                  "' has been shut down; it has no replicas any more");
+  }
+  engine_.rolling_ = true;
+}
+
+Engine::Change::~Change() {
+  engine_.rolling_ = false;
+  engine_.next_version_ = nullptr;
+  engine_.changed_.notify_all();
 }
 
 /// To another version, or (null) anew.
 void Engine::roll(const std::function<VersionPtr()>& target) {
   Lock lock(mutex_);
-  changed_.wait(lock, [&] { return !rolling_; });
-  rolling_ = true;
-  struct Done {
-    Engine& engine;
-    ~Done() {
-      engine.rolling_ = false;
-      engine.next_version_ = nullptr;
-      engine.changed_.notify_all();
-    }
-  } done{*this};  // before the lock goes
-  if (state_ != State::serving)
-    throw Stopped("service '" + launch_.name + "' has been shut down; it has no replicas any more");
+  const Change change(*this, lock);
   const VersionPtr to = target();
+  suspects_.clear();  // what they met may have been mended
   next_version_ = to;
   const std::string what = to ? "updated to '" + to->plugin + "'" : "replaced, one at a time";
   tell(LogLevel::info, "updating", nullptr, "its replicas are being " + what);
@@ -84,10 +94,11 @@ void Engine::roll(const std::function<VersionPtr()>& target) {
     tell(LogLevel::info, "updated", nullptr, "its replicas have not all been " + what);
     throw;
   }
-  if (to) release(*std::exchange(version_, to)->setup);
+  if (to) version_ = to;
   tell(LogLevel::info, "updated", nullptr, "its replicas have been " + what);
 }
 
+/// Lives that are only planned begin with what their unit says then.
 void Engine::roll_back(Lock& lock, const VersionPtr& from) {
   for (Unit* const unit : everyone()) {
     if (unit->version == from) unit->version = version_;
@@ -98,44 +109,55 @@ void Engine::roll_back(Lock& lock, const VersionPtr& from) {
       if (unit->state == ReplicaState::healthy) {
         replace(lock, *unit);
       } else {
-        fence(*unit);  // it still tries to come up
+        fence(*unit, FenceReason::called_off);  // it still tries to come up
       }
     } catch (const Error& error) {
       host_->log(LogLevel::error, error.what());
     }
   }
-  release(*from->setup);
 }
 
 void Engine::replace(Lock& lock, Unit& unit) {
-  const auto ended = [&] { return state_ != State::serving; };
-  const std::string name = name_of(unit) + " of service '" + launch_.name + "'";
   if (!unit.wanted) return;
-  changed_.wait(lock, [&] {
-    return ended() || unit.state == ReplicaState::healthy ||
-           unit.state == ReplicaState::quarantined;
-  });
+  const std::string name = name_of(unit) + " of service '" + launch_.name + "'";
+  const auto wait = [&](auto&& until) {
+    // A life that does not come up in time ends by itself: that is seen first.
+    const auto end = detail::from_now(launch_.options.start_timeout + kMargin);
+    const bool in_time = changed_.wait_until(
+        lock, end, [&] { return state_ != State::serving || !unit.wanted || until(); });
+    if (state_ == State::serving) return in_time;
+    throw Stopped("service '" + launch_.name + "' was shut down while its replicas were replaced");
+  };
+  // A life that is on its way comes up or ends; one that is planned begins now.
+  if (!wait([&] { return unit.state == ReplicaState::healthy || !unit.life->has_workers(); })) {
+    throw Unavailable(name + " did not come up (" + unit.failure +
+                      "); it was not replaced, nor were those behind it");
+  }
   const std::uint64_t before = unit.incarnation;
   unit.rejected.clear();
-  if (unit.state == ReplicaState::quarantined && !ended()) {
-    unit.history = {};
-    launch_replica(unit);
-  } else if (!ended()) {
+  if (!unit.wanted) return;
+  if (unit.state == ReplicaState::healthy) {
     drain_unit(unit);
+  } else {
+    unit.history = {};
+    plan(unit, SteadyClock::now());
   }
-  changed_.wait(lock, [&] { return ended() || unit.incarnation > before; });
-  const bool settled =
-      changed_.wait_until(lock, detail::from_now(launch_.options.start_timeout), [&] {
-        return ended() || !unit.rejected.empty() || unit.state == ReplicaState::healthy ||
-               unit.state == ReplicaState::quarantined;
-      });
-  if (ended())
-    throw Stopped("service '" + launch_.name + "' was shut down while its replicas were replaced");
+  const std::size_t running = unit.in_flight.size();
+  if (!wait([&] { return unit.incarnation > before; })) {
+    throw Unavailable(name + " still runs " + std::to_string(running) +
+                      " calls after start_timeout; it is replaced when they have ended (give their "
+                      "endpoints an exec_timeout); those behind it were not replaced");
+  }
+  const bool settled = wait([&] {
+    return !unit.rejected.empty() || unit.state == ReplicaState::healthy ||
+           unit.state == ReplicaState::quarantined;
+  });
+  if (!unit.wanted) return;
   if (!unit.rejected.empty()) {
     throw PluginError(name + " did not come up with '" + next_version_->plugin + "' (" +
                       unit.rejected + "); the service goes on with '" + version_->plugin + "'");
   }
-  if (!settled || unit.state == ReplicaState::quarantined) {
+  if (!settled || unit.state != ReplicaState::healthy) {
     throw Unavailable(name + " did not come back (" + unit.failure +
                       "); those behind it were not replaced, and serve on");
   }
@@ -167,6 +189,8 @@ void Engine::move_queue(Unit& unit, bool sessions) {
 }
 
 void Engine::send_stop(Unit& unit) {
+  unit.life->asked_to_stop = true;
+  if (next_pulse_ == SteadyTime::max()) begin_pulse();  // it is watched until it has ended
   for (Rank& rank : unit.life->ranks) {
     if (!rank.alive || !rank.channel->has_room()) continue;
     shm::RequestSlot stop{};

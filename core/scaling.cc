@@ -25,35 +25,39 @@ void Engine::scale(int count) {
   require_no_fork();
   const std::string who = "service '" + launch_.name + "' ";
   Lock lock(mutex_);
-  const auto ended = [&] { return state_ != State::serving; };
-  changed_.wait(lock, [&] { return ended() || !rolling_; });
   const auto [least, most] = replica_bounds(launch_.options);
   if (count < least || count > most) {
     throw InvalidArgument(who + "can have " + std::to_string(least) + " to " +
                           std::to_string(most) + " replicas, not " + std::to_string(count) +
                           "; start it with other min_replicas and max_replicas");
   }
-  rolling_ = true;
-  if (!ended()) scale_to(static_cast<std::size_t>(count), "asked for");
-  const auto settled = [](const auto& unit) {
+  const Change change(*this, lock);
+  scale_to(static_cast<std::size_t>(count), "asked for");
+  std::vector<bool> asked_for;
+  for (const auto& unit : units_) asked_for.push_back(unit->wanted);
+  // A request may wake a replica meanwhile: that one is not waited for.
+  const auto settled = [&](const auto& unit) {
+    if (unit->wanted != asked_for[unit->idx]) return true;
     return unit->wanted
                ? unit->state == ReplicaState::healthy || unit->state == ReplicaState::quarantined
                : unit->state == ReplicaState::stopped;
   };
-  const auto all = [&] { return std::all_of(units_.begin(), units_.end(), settled); };
-  // Those that leave finish what runs, however long it takes; those that come have their time.
-  const auto gone = [&](const auto& unit) { return unit->wanted || settled(unit); };
-  const bool in_time = changed_.wait_until(lock, detail::from_now(launch_.options.start_timeout),
-                                           [&] { return ended() || all(); });
-  changed_.wait(lock, [&] { return ended() || std::all_of(units_.begin(), units_.end(), gone); });
-  rolling_ = false;
-  changed_.notify_all();
-  if (ended()) throw Stopped(who + "was shut down while it was being scaled");
+  const bool in_time =
+      changed_.wait_until(lock, detail::from_now(launch_.options.start_timeout), [&] {
+        return state_ != State::serving || std::all_of(units_.begin(), units_.end(), settled);
+      });
+  if (state_ != State::serving) throw Stopped(who + "was shut down while it was being scaled");
   for (const auto& unit : units_) {
-    if (!unit->wanted || unit->state == ReplicaState::healthy) continue;
-    if (in_time && unit->state != ReplicaState::quarantined) continue;  // it has died since
+    const bool died_since = in_time && unit->state != ReplicaState::quarantined;
+    if (!unit->wanted || unit->state == ReplicaState::healthy || died_since) continue;
     throw Unavailable(name_of(*unit) + " of " + who + "did not come up (" + unit->failure +
                       "); those that did serve on");
+  }
+  for (const auto& unit : units_) {
+    if (settled(unit)) continue;
+    throw Unavailable(name_of(*unit) + " of " + who + "still has " + std::to_string(unit->load()) +
+                      " calls after start_timeout; it leaves when they have ended (give their "
+                      "endpoints an exec_timeout)");
   }
 }
 
@@ -93,25 +97,7 @@ void Engine::want(Unit& unit) {
   if (unit.state != ReplicaState::stopped) return;
   unit.state = ReplicaState::recovering;
   unit.failure = "it is starting";
-  host_->watchdog().post([self = shared_from_this(), &unit] { self->begin(unit); });
-}
-
-/// Its control files are made without the lock, as callers wait for that.
-void Engine::begin(Unit& unit) {  // on the watchdog thread
-  Lock lock(mutex_);
-  const auto superfluous = [&] {
-    return state_ != State::serving || !unit.wanted || unit.state != ReplicaState::recovering ||
-           !unit.life->ranks.empty();
-  };
-  if (superfluous()) return;
-  const std::uint64_t next = unit.incarnation + 1;
-  lock.unlock();
-  Channels channels;
-  const bool made = make_channels(unit, next, channels).ok();  // else launch_replica() says why
-  lock.lock();
-  if (superfluous() || unit.incarnation >= next) return;
-  if (made) unit.prepared = std::move(channels);
-  launch_replica(unit);
+  plan(unit, SteadyClock::now());
 }
 
 void Engine::dismiss(Unit& unit) {
@@ -128,17 +114,29 @@ bool Engine::has_shares(const Unit& unit) {
 
 /// If it is not wanted, and nothing is left that only it can do.
 void Engine::leave(Unit& unit) {
-  if (unit.wanted || unit.life->draining || unit.life->fenced || has_shares(unit)) return;
-  if (unit.state == ReplicaState::healthy) {
-    drain_unit(unit);
-  } else if (any_alive(unit)) {
-    fence(unit);  // it is still coming up
-  } else {
-    park(unit);
+  if (unit.wanted || unit.state == ReplicaState::stopped || has_shares(unit)) return;
+  switch (unit.life->stage()) {
+    case Stage::planned:
+    case Stage::ended:
+      park(unit);
+      break;
+    case Stage::spawning:
+      fence(unit, FenceReason::called_off);
+      break;
+    case Stage::running:
+      if (unit.state == ReplicaState::healthy) {
+        drain_unit(unit);
+      } else if (!unit.life->draining) {
+        fence(unit, FenceReason::called_off);  // it is still coming up
+      }
+      break;
+    case Stage::fenced:  // bury() follows
+      break;
   }
 }
 
 void Engine::park(Unit& unit) {
+  if (unit.life->stage() == Stage::planned) unit.life->enter(Stage::ended);
   move_queue(unit, true);
   unit.state = ReplicaState::stopped;
   unit.failure = "the service was scaled down";
@@ -150,10 +148,19 @@ void Engine::park(Unit& unit) {
   changed_.notify_all();
 }
 
-/// Where all have been sent away, the first request calls one back.
+/// Where all have been sent away, the first request calls one back. Later, and not here: whoever sends
+/// replicas away may be about to send away that one, too.
 void Engine::wake_replica() {
-  if (waiting_.empty() || state_ != State::serving || wanted() != 0) return;
-  scale_to(1, "woken by a request");
+  const auto needed = [](const Engine& engine) {
+    return !engine.waiting_.empty() && engine.state_ == State::serving && engine.wanted() == 0;
+  };
+  if (waking_ || !needed(*this)) return;
+  waking_ = host_->watchdog().post([self = shared_from_this(), needed] {
+    self->on_watchdog([engine = self.get(), needed](Lock&) {
+      engine->waking_ = false;
+      if (needed(*engine)) engine->scale_to(1, "woken by a request");
+    });
+  });
 }
 
 // ---- autoscaling

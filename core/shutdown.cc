@@ -27,8 +27,7 @@ void Engine::stop_workers(bool at_once) {
     if (!at_once) {
       send_stop(*unit);
     } else {
-      unit->life->fenced = false;
-      fence(*unit);
+      fence(*unit, FenceReason::called_off);
       for (std::uint32_t rank = 0; rank < unit->life->ranks.size(); ++rank) {
         if (unit->life->ranks[rank].stuck) rank_gone(*unit, rank);  // nobody waits for it
       }
@@ -40,7 +39,7 @@ void Engine::stop_workers(bool at_once) {
 bool Engine::can_drain() const {
   bool anyone = false;
   for (const auto& unit : units_) {
-    if (!any_alive(*unit)) continue;
+    if (!unit->life->any_alive()) continue;
     if (unit->load() != 0) return true;
     anyone = true;
   }

@@ -223,21 +223,25 @@ TEST_F(Scenario, SessionsArePlacedByThisTable) {
 
 TEST_F(Scenario, AReplicaGoesThroughItsStates) {
   // The second death without an answer in between waits for an hour: time to look at it.
-  const auto router = std::make_shared<PinRouter>(1);
-  const Service service =
-      faulty({.num_replicas = 2,
-              .restart = {.backoff_initial = 1h, .backoff_max = 1h, .max_deaths = 2},
-              .routers = {{"abort", router}}});
-  const auto abort = service.endpoint<void()>("abort");
+  const Service service = faulty(
+      {.num_replicas = 2, .restart = {.backoff_initial = 1h, .backoff_max = 1h, .max_deaths = 2}});
+  const auto crash = [&] {
+    const int crashing = service.replicas().at(1).pids.at(0);
+    ::kill(crashing, SIGABRT);
+    return wait_until([&] {
+      const auto pids = service.replicas().at(1).pids;
+      return gone(crashing) && (pids.empty() || pids.at(0) != crashing);
+    });
+  };
   const auto pid = service.endpoint<std::int64_t()>("pid");
   const auto state = [&] { return service.replicas().at(1).state; };
   const auto healthy = [&] { return service.get_metrics().healthy_replicas; };
   EXPECT_EQ(state(), ReplicaState::healthy);
   EXPECT_EQ(healthy(), 2U);
-  error_of<WorkerLost>(abort.route());
+  ASSERT_TRUE(crash());
   ASSERT_TRUE(wait_restarted(service, 1, 1));
   EXPECT_EQ(healthy(), 2U);
-  error_of<WorkerLost>(abort.route());
+  ASSERT_TRUE(crash());
   EXPECT_EQ(state(), ReplicaState::recovering);
   EXPECT_EQ(healthy(), 1U);
   EXPECT_EQ(service.get_metrics().total_replicas, 2U);
@@ -280,9 +284,7 @@ TEST_F(Scenario, AFanoutReachesAllAndCallsOfASessionOne) {
 }
 
 TEST_F(Scenario, AFanoutLeavesOutWhoIsNotThere) {
-  const Service service = faulty({.num_replicas = 3,
-                                  .restart = {.max_deaths = 0},
-                                  .routers = {{"abort", std::make_shared<PinRouter>(1)}}});
+  const Service service = faulty({.num_replicas = 3, .restart = {.max_deaths = 0}});
   const auto pids = [&] {
     Numbers result;
     for (auto& share : value_of(service.endpoint<std::int64_t()>("pid").fanout()))
@@ -291,13 +293,9 @@ TEST_F(Scenario, AFanoutLeavesOutWhoIsNotThere) {
   };
   const Numbers before = pids();
   ASSERT_THAT(before, SizeIs(3));
-  // It has answered, which is progress: the next death is the one that counts.
-  const auto abort = service.endpoint<void()>("abort");
-  ASSERT_TRUE(wait_until([&] {
-    if (service.replicas().at(1).state == ReplicaState::quarantined) return true;
-    if (service.replicas().at(1).healthy) (void)await(abort.route());
-    return false;
-  }));
+  ::kill(service.replicas().at(1).pids.at(0), SIGABRT);
+  ASSERT_TRUE(
+      wait_until([&] { return service.replicas().at(1).state == ReplicaState::quarantined; }));
   EXPECT_THAT(pids(), ElementsAre(before[0], before[2])) << "in order of replica";
 }
 

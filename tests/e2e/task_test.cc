@@ -123,7 +123,15 @@ TEST_F(Tasks, OfASessionKeepTheirOrderOverADeath) {
 }
 
 TEST_F(Tasks, OfASessionAreAllToldWhenNobodyComesBack) {
-  const Service service = serve({.restart = {.max_deaths = 0}, .max_queued_requests = 200'000});
+  const TemporaryFolder folder;
+  const std::string path = folder.file("libtasks.so");
+  std::filesystem::copy_file(plugin_path("tasks"), path);
+  const Service service =
+      controller.load(path)
+          .actor("Tasks")
+          .options({.restart = {.max_deaths = 0}, .max_queued_requests = 200'000})
+          .as_service();
+  std::filesystem::remove(path);  // the next life does not come up
   const auto nap = service.endpoint<Nap>("nap").with({.sess_id = "one"});
   std::vector<Future<std::int64_t>> all;  // each is released by the end of the one before it
   for (std::int64_t i = 0; i < 100'000; ++i) all.push_back(nap.route(i, i == 0 ? 3'600'000 : 0));

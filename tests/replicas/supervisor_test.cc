@@ -18,7 +18,8 @@ constexpr Death kInSetup{DeathKind::in_setup};
 constexpr Death kBeforeFirstAnswer{DeathKind::before_first_answer};
 constexpr Death kIdle{DeathKind::idle};
 constexpr Death kServing{DeathKind::serving_after_answer};
-constexpr Death kByPoison{DeathKind::by_poison};
+constexpr Death kByCall{DeathKind::by_call};
+constexpr Death kRequested{DeathKind::requested};
 constexpr Death kDeviceLost{DeathKind::device_lost};
 constexpr Death from_outside(Death death) { return {death.kind, true}; }
 
@@ -91,13 +92,38 @@ TEST_P(BarrenKind, StartsANewStreakAfterProgress) {
   EXPECT_EQ(die(GetParam()).action, Action::quarantine);
 }
 
-INSTANTIATE_TEST_SUITE_P(All, BarrenKind, ::testing::Values(kInSetup, kBeforeFirstAnswer, kIdle));
+INSTANTIATE_TEST_SUITE_P(All, BarrenKind, ::testing::Values(kInSetup, kIdle));
 
 TEST_F(Supervisor, CountsBarrenDeathsOfDifferentKindsTogether) {
-  for (const Death death : {kInSetup, kIdle, kBeforeFirstAnswer, kInSetup, kIdle}) {
+  for (const Death death : {kInSetup, kIdle, kIdle, kInSetup, kIdle}) {
     EXPECT_EQ(die(death).action, Action::restart);
   }
-  EXPECT_EQ(die(kBeforeFirstAnswer).action, Action::quarantine);
+  EXPECT_EQ(die(kInSetup).action, Action::quarantine);
+}
+
+TEST_F(Supervisor, NeverQuarantinesForWhatCallsDo) {
+  for (const Death death : {kBeforeFirstAnswer, kByCall, kServing}) {
+    history_ = {};
+    for (int i = 0; i < 100; ++i) ASSERT_EQ(die(death).action, Action::restart);
+  }
+  for (const nanoseconds expected : {0ms, 50ms, 100ms, 200ms, 400ms, 800ms, 1000ms, 1000ms}) {
+    if (expected == 0ms) history_ = {};
+    EXPECT_EQ(delay(kBeforeFirstAnswer), expected);
+  }
+}
+
+TEST_F(Supervisor, QuarantineEndsAndIsLongerEachTimeItDidNotHelp) {
+  policy_.max_deaths = 0;
+  for (const nanoseconds expected : {nanoseconds(5min), nanoseconds(10min), nanoseconds(20min),
+                                     nanoseconds(40min), nanoseconds(1h), nanoseconds(1h)}) {
+    const Decision decision = die(kInSetup);
+    EXPECT_EQ(decision.action, Action::quarantine);
+    EXPECT_EQ(decision.at - now_, expected);
+    now_ = decision.at;
+  }
+  EXPECT_EQ(delay(kServing), 0ms);
+  const Decision decision = die(kIdle);
+  EXPECT_EQ(decision.at - now_, 5min) << "progress ends the series";
 }
 
 TEST_F(Supervisor, NeverDelaysDeathsWithProgress) {
@@ -148,7 +174,7 @@ TEST_F(Supervisor, NeverQuarantinesForKillsFromOutside) {
   for (const Death death : {kInSetup, kBeforeFirstAnswer, kIdle, kServing}) {
     history_ = {};
     for (int i = 0; i < 100; ++i) ASSERT_EQ(die(from_outside(death)).action, Action::restart);
-    EXPECT_TRUE(history_.barren_deaths.empty());
+    EXPECT_TRUE(history_.counted_deaths.empty());
   }
 }
 
@@ -184,9 +210,10 @@ TEST_F(Supervisor, DecidesByThisTable) {
   };
   for (const Case& c :
        {Case{"in setup", kInSetup, 100ms, 3, 3},
-        Case{"before the first answer", kBeforeFirstAnswer, 100ms, 3, 3},
+        Case{"before the first answer", kBeforeFirstAnswer, 100ms, 2, 3},
         Case{"idle", kIdle, 100ms, 3, 3}, Case{"with progress", kServing, 0ms, 0, 0},
-        Case{"by poison", kByPoison, 0ms, 2, 2}, Case{"with its device", kDeviceLost, 0ms, 2, 2},
+        Case{"by a call", kByCall, 0ms, 2, 2}, Case{"requested", kRequested, 0ms, 0, 0},
+        Case{"with its device", kDeviceLost, 0ms, 2, 2},
         Case{"killed in setup", from_outside(kInSetup), 100ms, 2, 3},
         Case{"killed before the first answer", from_outside(kBeforeFirstAnswer), 100ms, 2, 3},
         Case{"killed while idle", from_outside(kIdle), 0ms, 2, 2},
@@ -195,7 +222,7 @@ TEST_F(Supervisor, DecidesByThisTable) {
     die(kInSetup);
     die(kInSetup);
     EXPECT_EQ(delay(c.death), c.delay) << c.what;
-    EXPECT_EQ(history_.barren_deaths.size(), c.counted) << c.what;
+    EXPECT_EQ(history_.counted_deaths.size(), c.counted) << c.what;
     EXPECT_EQ(history_.streak, c.streak) << c.what;
   }
 }
@@ -225,14 +252,13 @@ TEST_F(Supervisor, KeepsBoundsForAnyHistory) {
     const Death death{static_cast<DeathKind>(random() % 4), random() % 4 == 0};
     pass(nanoseconds(random() % 20'000'000'000));
     const Decision decision = die(death, dice(random));
-    if (death.kind == DeathKind::serving_after_answer)
-      barren.clear();
-    else if (!death.from_outside)
-      barren.push_back(now_);
+    if (death.kind == DeathKind::serving_after_answer) barren.clear();
+    const bool counts =
+        !death.from_outside && (death.kind == DeathKind::in_setup || death.kind == DeathKind::idle);
+    if (counts) barren.push_back(now_);
     std::size_t recent = 0;
     for (const Time when : barren) recent += now_ - when <= 60s;
-    const bool own_barren = death.kind != DeathKind::serving_after_answer && !death.from_outside;
-    ASSERT_EQ(decision.action == Action::quarantine, own_barren && recent > 5) << "death " << i;
+    ASSERT_EQ(decision.action == Action::quarantine, counts && recent > 5) << "death " << i;
     if (decision.action == Action::quarantine) {
       history_ = {};
       barren.clear();

@@ -37,10 +37,10 @@ struct ServiceCounters {
   std::uint64_t replays = 0;       ///< requests that moved after a death, never having started
   std::uint64_t retries = 0;       ///< idempotent requests that had started and were run again
   std::uint64_t refused = 0;       ///< answers that did not fit the ledger and were not counted
-  std::uint64_t poisoned = 0;      ///< idempotent requests that killed workers and were given up
+  std::uint64_t poisoned = 0;      ///< requests that were given up or refused: they kill workers
   std::uint64_t violations = 0;    ///< workers that wrote what no worker writes, and were killed
   std::uint64_t takeovers = 0;     ///< replicas that a spare stepped in for
-  std::uint64_t quarantines = 0;   ///< replicas that died too often and were given up
+  std::uint64_t quarantines = 0;   ///< times that a replica died too often and was left alone for long
   std::uint64_t restored = 0;      ///< sessions whose state came back on another replica
   std::uint64_t copied_bytes = 0;  ///< of tensors and byte blocks, once, into the arena
 };

@@ -23,8 +23,11 @@ class ScalingPolicy;
 struct RestartPolicy {
   std::chrono::nanoseconds backoff_initial = std::chrono::milliseconds(50);
   std::chrono::nanoseconds backoff_max = std::chrono::seconds(30);
-  int max_deaths = 5;  ///< more of them within `window`: quarantined
+  int max_deaths = 5;  ///< in setup or while idle; more of them within `window`: quarantined
   std::chrono::nanoseconds window = std::chrono::seconds(60);
+  /// How long a quarantined replica is left alone before it is tried again; twice as long each time
+  /// that fails, up to an hour.
+  std::chrono::nanoseconds quarantine = std::chrono::minutes(5);
 };
 
 /// Replicas by load, between `min_replicas` (none said: 1) and `max_replicas`. Off by default.
