@@ -34,14 +34,15 @@ struct ReplicaStatus {
 
 /// What a service has survived.
 struct ServiceCounters {
-  std::uint64_t replays = 0;       ///< requests that moved after a death, never having started
-  std::uint64_t retries = 0;       ///< idempotent requests that had started and were run again
-  std::uint64_t refused = 0;       ///< answers that did not fit the ledger and were not counted
-  std::uint64_t poisoned = 0;      ///< requests that were given up or refused: they kill workers
-  std::uint64_t violations = 0;    ///< workers that wrote what no worker writes, and were killed
-  std::uint64_t takeovers = 0;     ///< replicas that a spare stepped in for
-  std::uint64_t quarantines = 0;   ///< times that a replica died too often and was left alone for long
-  std::uint64_t restored = 0;      ///< sessions whose state came back on another replica
+  std::uint64_t replays = 0;     ///< requests that moved after a death, never having started
+  std::uint64_t retries = 0;     ///< idempotent requests that had started and were run again
+  std::uint64_t refused = 0;     ///< answers that did not fit the ledger and were not counted
+  std::uint64_t poisoned = 0;    ///< requests that were given up or refused: they kill workers
+  std::uint64_t violations = 0;  ///< workers that wrote what no worker writes, and were killed
+  std::uint64_t takeovers = 0;   ///< replicas that a spare stepped in for
+  std::uint64_t quarantines =
+      0;                       ///< times that a replica died too often and was left alone for long
+  std::uint64_t restored = 0;  ///< sessions whose state came back on another replica
   std::uint64_t copied_bytes = 0;  ///< of tensors and byte blocks, once, into the arena
 };
 
@@ -141,16 +142,18 @@ class Service {
   /// Replaces the replicas one at a time, quarantined ones too: each finishes what it has been sent,
   /// while new calls go to the others, then it ends and comes back. No request fails for it; where
   /// there is one replica, requests wait. Sessions move on, and leave behind what the actor knew of
-  /// them. Returns when all are back; takes as long as the longest call (see exec_timeout). Any thread
+  /// them. Returns when all are back; waits for calls that run (see exec_timeout). Any thread
   /// but the callback thread. Devices that are quarantined may be used again. Throws Unavailable if one
-  /// replica does not come back, with the rest untouched; Stopped.
+  /// replica does not come back or its calls do not end within Options::start_timeout, with the rest
+  /// untouched; Stopped. Actors whose destructor hangs are killed after ControllerOptions::shutdown_grace.
   void restart_replicas() const;
 
   /// So many replicas from now on, between Options::min_replicas (else 1) and max_replicas (else what
   /// it was started with). New ones are spares if there are any. Those that leave finish what they have
   /// been sent, and their sessions move on; no request fails for it. Returns when the former are up
   /// and the latter have left. Any thread but the callback thread. Throws InvalidArgument; Unavailable
-  /// if a replica does not come up; Stopped.
+  /// if a replica does not come up, or one has not left, within Options::start_timeout (it leaves when
+  /// its calls have ended); Stopped.
   void scale(int num_replicas) const;
 
   /// Replaces the replicas as restart_replicas() does, with the actor of the same name in another
