@@ -450,9 +450,7 @@ void Engine::give_up(replicas::Entry& entry, Refusal why) {
 
 // ---- deadlines
 
-void Engine::set_deadline(replicas::Entry& entry, std::chrono::nanoseconds timeout) {
-  const SteadyTime at = detail::from_now(timeout);
-  if (at == SteadyTime::max()) return;
+void Engine::set_deadline(replicas::Entry& entry, SteadyTime at) {
   entry.slot.deadline_ns = shm::to_ns(at);
   if (deadlines_.size() > 1024 && deadlines_.size() > 2 * ledger_.open_entries()) {
     decltype(deadlines_) live;  // most belong to calls that have long been answered

@@ -151,8 +151,13 @@ std::string Engine::where(const replicas::Entry& entry) const {
 detail::AnswerState* Engine::submit(const detail::EndpointRef& endpoint, detail::CallMode mode,
                                     std::string_view session, detail::Writer& arguments) {
   require_no_fork();
+  const auto timeout =
+      endpoint.options.timeout ? endpoint.options.timeout : host_->default_timeout();
+  const SteadyTime until = timeout ? detail::from_now(*timeout) : SteadyTime::max();
   Lock lock(mutex_);
   Refusal refusal = admit(endpoint, mode, session);
+  if (!refusal && timeout && *timeout <= std::chrono::nanoseconds::zero())
+    refusal = has_no_time(endpoint, *timeout);
   Payload* payload = nullptr;
   if (!refusal) refusal = place(lock, arguments, payload);
   if (refusal) {
@@ -163,7 +168,7 @@ detail::AnswerState* Engine::submit(const detail::EndpointRef& endpoint, detail:
   ++payload->users;  // ours, until all entries have been made
   payload->session = session.empty() ? 0 : open_session(session, false);
   refusal = refuse_suspect(endpoint, *payload);
-  if (!refusal) refusal = send_all(endpoint, mode, *payload, call);
+  if (!refusal) refusal = send_all(endpoint, mode, *payload, until, call);
   release(*payload);
   if (refusal) return failed(std::move(refusal));
   if (endpoint.options.cancel.id != 0) {  // it may have been cancelled since admit()
@@ -193,18 +198,22 @@ Refusal Engine::admit(const detail::EndpointRef& endpoint, detail::CallMode mode
                                                    " was cancelled before it was sent"});
     }
   }
-  if (endpoint.options.timeout < std::chrono::nanoseconds::zero()) {
-    return make_error(
-        {ErrorCode::deadline_exceeded,
-         launch_.name + "." + endpoint_name(endpoint.index) +
-             " was called with a negative timeout: its deadline has passed; it was not sent"});
-  }
   if (mode == detail::CallMode::call_one && procs_ != 1) {
     return make_error({ErrorCode::invalid_argument,
                        "call_one() needs a mesh of one rank; '" + launch_.name + "' has " +
                            std::to_string(procs_) + ": use call() or choose()"});
   }
   return {};
+}
+
+Refusal Engine::has_no_time(const detail::EndpointRef& endpoint,
+                            std::chrono::nanoseconds timeout) const {
+  const char* const whose =
+      endpoint.options.timeout ? "a timeout" : "the controller's default_timeout";
+  return make_error({ErrorCode::deadline_exceeded,
+                     launch_.name + "." + endpoint_name(endpoint.index) + " was called with " +
+                         whose + " of " + std::to_string(timeout.count()) +
+                         " ns: its deadline has passed; it was not sent"});
 }
 
 Refusal Engine::place(Lock& lock, detail::Writer& arguments, Payload*& payload) {
@@ -260,7 +269,7 @@ Payload& Engine::take_payload(std::uint64_t block, std::uint64_t size, std::size
 }
 
 replicas::Entry& Engine::open(const detail::EndpointRef& endpoint, Payload& payload, Call* call,
-                              std::uint32_t part) {
+                              std::uint32_t part, SteadyTime until) {
   replicas::Entry& entry = ledger_.open(0);
   entry.slot.block = payload.block;
   entry.slot.block_size = payload.size;
@@ -283,19 +292,17 @@ replicas::Entry& Engine::open(const detail::EndpointRef& endpoint, Payload& payl
   }
   if (payload.session != 0) sessions_.begin_call(payload.session);
   if (endpoint.options.cancel.id != 0) make_cancellable(entry, endpoint.options.cancel.id);
-  auto timeout = endpoint.options.timeout;
-  if (timeout == std::chrono::nanoseconds::zero()) timeout = host_->default_timeout();
-  if (timeout > std::chrono::nanoseconds::zero()) set_deadline(entry, timeout);
+  if (until != SteadyTime::max()) set_deadline(entry, until);
   return entry;
 }
 
 Refusal Engine::send_all(const detail::EndpointRef& endpoint, detail::CallMode mode,
-                         Payload& payload, Call*& call) {
+                         Payload& payload, SteadyTime until, Call*& call) {
   using detail::CallMode;
   if (mode == CallMode::route) {
     call = &calls_.take();
     call->begin(shared_from_this(), 1, procs_);
-    replicas::Entry& entry = open(endpoint, payload, call, 0);
+    replicas::Entry& entry = open(endpoint, payload, call, 0, until);
     // It comes back to the state it found, so another execution does no more than the first.
     if (stateful_ && payload.session != 0) entry.idempotent = true;
     Refusal refusal = route_one(entry, true);
@@ -312,7 +319,7 @@ Refusal Engine::send_all(const detail::EndpointRef& endpoint, detail::CallMode m
     call->begin(shared_from_this(), healthy_.size(), procs_);
     std::uint32_t part = 0;
     for (const forge::Replica& replica : healthy_) {
-      replicas::Entry& entry = open(endpoint, payload, call, part);
+      replicas::Entry& entry = open(endpoint, payload, call, part, until);
       entry.home = replica.idx;
       part += procs_;
       Unit& unit = *units_[replica.idx];
@@ -339,7 +346,7 @@ Refusal Engine::send_all(const detail::EndpointRef& endpoint, detail::CallMode m
     call = &calls_.take();
     call->begin(shared_from_this(), 1, one ? 1 : procs_);
   }
-  replicas::Entry& entry = open(endpoint, payload, call, 0);
+  replicas::Entry& entry = open(endpoint, payload, call, 0, until);
   entry.home = 0;
   if (one) {  // the least outstanding; equal ones in turn
     entry.rank = next_rank_++ % procs_;

@@ -174,8 +174,10 @@ class Engine final : public detail::Driver, public std::enable_shared_from_this<
   Payload& take_payload(std::uint64_t block, std::uint64_t size, std::size_t head);
   Refusal admit(const detail::EndpointRef& endpoint, detail::CallMode mode,
                 std::string_view session);
+  Refusal has_no_time(const detail::EndpointRef& endpoint, std::chrono::nanoseconds timeout) const;
+  /// `until`: its deadline; max: it has none.
   Refusal send_all(const detail::EndpointRef& endpoint, detail::CallMode mode, Payload& payload,
-                   Call*& call);
+                   SteadyTime until, Call*& call);
   Unit* place_session(std::uint64_t session, Refusal& refusal);
   bool hold(replicas::Entry& entry, bool fresh);
   std::size_t behind(const replicas::Entry& entry) const;
@@ -189,7 +191,7 @@ class Engine final : public detail::Driver, public std::enable_shared_from_this<
   Refusal check_hope() const;
   Refusal check_room_anywhere(const replicas::Entry& entry);
   replicas::Entry& open(const detail::EndpointRef& endpoint, Payload& payload, Call* call,
-                        std::uint32_t part);
+                        std::uint32_t part, SteadyTime until);
   void enqueue(replicas::Entry& entry, Unit& unit);
   void queue_up(replicas::Entry& entry, Unit& unit);
   bool can_send(const replicas::Entry& entry, Unit& unit, std::size_t count) const;
@@ -216,7 +218,7 @@ class Engine final : public detail::Driver, public std::enable_shared_from_this<
   void drop(replicas::Entry& entry, Refusal why);
   detail::AnswerState* failed(Refusal refusal);
   void make_cancellable(replicas::Entry& entry, std::uint64_t source);
-  void set_deadline(replicas::Entry& entry, std::chrono::nanoseconds timeout);
+  void set_deadline(replicas::Entry& entry, SteadyTime at);
   Refusal not_started_in_time(const replicas::Entry& entry) const;
   Refusal not_answered_in_time(const replicas::Entry& entry) const;
   void expire(SteadyTime now);

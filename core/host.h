@@ -39,8 +39,8 @@ class Host : public std::enable_shared_from_this<Host> {
   EngineThread& engine_thread() { return engine_thread_; }
   Output& output() { return output_; }
   DeviceDesk& devices() { return *devices_; }
-  std::chrono::nanoseconds default_timeout() const {
-    return options_.default_timeout.value_or(std::chrono::nanoseconds::zero());
+  std::optional<std::chrono::nanoseconds> default_timeout() const {
+    return options_.default_timeout;
   }
   std::chrono::nanoseconds shutdown_grace() const { return options_.shutdown_grace; }
   /// The program that runs workers of this plugin ("": linked-in actors). Throws PluginError.

@@ -175,7 +175,8 @@ class Client {
       const auto [call, endpoint] = prepare();
       call->source = source;
       // prepare() may have given it another one; with() replaces all options.
-      CallOptions options{.timeout = call->timed ? 3ms : 0ns, .cancel = source->source.token()};
+      CallOptions options{.cancel = source->source.token()};
+      if (call->timed) options.timeout = 3ms;
       if (scope_ == nullptr && call->session != 0) options.sess_id = session_;
       const auto which = static_cast<std::size_t>(call->kind - plan_.kinds.data());
       mine.emplace_back(call, endpoints_[which].with(options).route(call->id, call->deed));

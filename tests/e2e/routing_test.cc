@@ -361,6 +361,12 @@ TEST_F(Deadlines, AreLongShortOrNegativeWithoutHarm) {
   EXPECT_EQ(outcome(await(record.with({.timeout = -1ms}).route(tally.path(), 5))),
             "deadline_exceeded");
   EXPECT_EQ(tally.count(5), 0);
+  // What is left of it, rounded down.
+  EXPECT_EQ(outcome(await(record.with({.timeout = 0ms}).route(tally.path(), 6))),
+            "deadline_exceeded");
+  EXPECT_EQ(outcome(await(record.with({.timeout = 0ms}).fanout(tally.path(), 6))),
+            "deadline_exceeded");
+  EXPECT_EQ(tally.count(6), 0);
 }
 
 TEST(ControllerDeadlines, TheDefaultBindsCallsThatNameNone) {
@@ -372,6 +378,18 @@ TEST(ControllerDeadlines, TheDefaultBindsCallsThatNameNone) {
   EXPECT_EQ(outcome(await(sleep.route(300))), "deadline_exceeded");
   EXPECT_EQ(outcome(await(sleep.with({.timeout = 60s}).route(100))), "ok");
   EXPECT_EQ(outcome(await(sleep.route(0))), "ok");
+  EXPECT_EQ(outcome(await(sleep.with({.timeout = std::chrono::nanoseconds::max()}).route(100))),
+            "ok");
+}
+
+TEST(ControllerDeadlines, ADefaultOfZeroIsOne) {
+  ControllerOptions options = quiet();
+  options.default_timeout = 0s;
+  Controller controller(options);
+  const Service faulty = controller.load(plugin_path("faulty")).actor("Faulty").as_service();
+  const auto pid = faulty.endpoint<std::int64_t()>("pid");
+  EXPECT_EQ(outcome(await(pid.route())), "deadline_exceeded");
+  EXPECT_EQ(outcome(await(pid.with({.timeout = 60s}).route())), "ok");
 }
 
 TEST_F(Deadlines, TheActorSeesThatNobodyWaitsAnyMore) {

@@ -124,7 +124,9 @@ Json call(core::Engine& engine, const replicas::EndpointManifest& endpoint,
   for (std::size_t i = 0; i < types.arguments.size(); ++i)
     values.push_back(parse_argument(types.arguments[i], wanted.arguments[i]));
   auto ref = engine.bind(endpoint.name, endpoint.signature, false);
-  ref.options.timeout = std::chrono::nanoseconds(static_cast<std::int64_t>(wanted.timeout_s * 1e9));
+  if (wanted.timeout_s > 0)
+    ref.options.timeout =
+        std::chrono::nanoseconds(static_cast<std::int64_t>(wanted.timeout_s * 1e9));
   detail::Writer& writer = detail::arguments_writer(ref);
   writer.array(values.size());
   for (std::size_t i = 0; i < values.size(); ++i)

@@ -29,7 +29,7 @@ struct ControllerOptions {
   std::string name = {};
   std::string worker_path = {};  ///< empty: beside the library, else $FORGE_WORKER
   std::optional<std::chrono::nanoseconds> default_timeout =
-      std::nullopt;  ///< of calls that name none
+      std::nullopt;  ///< of calls that name none, with the meaning of CallOptions::timeout
   std::chrono::nanoseconds shutdown_grace = std::chrono::seconds(10);
   /// Where requests that killed workers are kept, to be run again by `forge replay`; empty:
   /// forge-<user id> in the folder for temporary files. Only this user can read them.

@@ -9,6 +9,7 @@
 #include <cstdint>
 #include <limits>
 #include <memory>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -43,8 +44,9 @@ class CancelSource {
 /// Trivially copyable; with() copies what the views show.
 struct CallOptions {
   std::string_view sess_id = {};
-  std::chrono::nanoseconds timeout =
-      std::chrono::nanoseconds::zero();  ///< zero: the controller's default
+  /// From the call on; it ends with DeadlineExceeded then. None: ControllerOptions::default_timeout.
+  /// Zero and less: it ends at once, and is not sent. nanoseconds::max(): as long as it takes.
+  std::optional<std::chrono::nanoseconds> timeout = std::nullopt;
   std::string_view key = {};
   CancelToken cancel = {};
 };
@@ -80,7 +82,7 @@ enum class CallMode : std::uint8_t { route, fanout, choose, call_one, call, broa
 
 struct OwnedCallOptions {
   std::string sess_id;
-  std::chrono::nanoseconds timeout{0};
+  std::optional<std::chrono::nanoseconds> timeout;
   std::string key;
   CancelToken cancel;
 };
