@@ -45,6 +45,23 @@ bool make_private(const fs::path& folder) {
          found.st_uid == ::geteuid() && (found.st_mode & 022) == 0;
 }
 
+/// From a factory that may be the user's; `who` begins what is said about it.
+std::shared_ptr<Router> make_router(const std::function<std::shared_ptr<Router>()>& factory,
+                                    const std::string& who) {
+  std::shared_ptr<Router> router;
+  try {
+    router = factory();
+  } catch (const Error& error) {  // keeps its class
+    throw_status({error.error_code(), who + error.what()});
+  } catch (const std::exception& error) {
+    throw InvalidArgument(who + "its factory threw: " + error.what());
+  } catch (...) {
+    throw InvalidArgument(who + "its factory threw something that is no exception");
+  }
+  if (!router) throw InvalidArgument(who + "its factory gave none");
+  return router;
+}
+
 bool executable(const fs::path& path) { return ::access(path.c_str(), X_OK) == 0; }
 
 }  // namespace
@@ -88,7 +105,16 @@ std::shared_ptr<Engine> Host::launch(Launch launch) {
     engines_.push_back(engine);
     if (recorder_ && !engine->launch().actor.empty()) engine->trace_to(recorder_);
   }
-  if (const Status status = engine->start(); !status.ok()) {
+  Status status;
+  try {
+    status = engine->start();
+  } catch (...) {
+    engine->shutdown(std::chrono::nanoseconds::zero());
+    throw;
+  }
+  if (!status.ok()) {
+    engine->shutdown(
+        std::chrono::nanoseconds::zero());  // some has been begun, however early it was
     if (!engine->launch().actor.empty())
       event({LogLevel::debug, "failed", engine->launch().name, -1, status.message});
     throw_status(status);
@@ -248,24 +274,25 @@ std::vector<std::shared_ptr<Router>> Host::make_routers(const replicas::ActorMan
                             "', or holds no router");
     }
   }
-  const std::lock_guard lock(mutex_);
+  std::unique_lock lock(mutex_);
+  const auto factories = routers_;
+  lock.unlock();  // factories may be the user's
   std::vector<std::shared_ptr<Router>> routers;
   for (const auto& endpoint : actor.endpoints) {
-    const auto own = options.routers.find(endpoint.name);
-    const auto known = routers_.find(endpoint.options.router);
-    if (own != options.routers.end()) {
+    if (const auto own = options.routers.find(endpoint.name); own != options.routers.end()) {
       routers.push_back(own->second);
-    } else if (known != routers_.end()) {
-      routers.push_back(known->second());
+      continue;
     }
-    if (routers.size() < static_cast<std::size_t>(&endpoint - actor.endpoints.data() + 1) ||
-        !routers.back()) {
+    const std::string& wanted = endpoint.options.router;
+    const std::string who = "endpoint '" + endpoint.name + "' of actor '" + actor.name + "' ";
+    const auto known = factories.find(wanted);
+    if (known == factories.end()) {
       std::string names;
-      for (const auto& [name, factory] : routers_) names += (names.empty() ? "" : ", ") + name;
-      throw InvalidArgument("endpoint '" + endpoint.name + "' of actor '" + actor.name +
-                            "' wants router '" + endpoint.options.router + "'; there are " + names +
+      for (const auto& [name, factory] : factories) names += (names.empty() ? "" : ", ") + name;
+      throw InvalidArgument(who + "wants router '" + wanted + "'; there are " + names +
                             "; register yours with controller.register_router()");
     }
+    routers.push_back(make_router(known->second, who + "cannot have router '" + wanted + "': "));
   }
   return routers;
 }

@@ -258,6 +258,72 @@ TEST_F(BadInput, RoutersThatNobodyKnows) {
                Error);
 }
 
+TEST_F(BadInput, RouterFactoriesThatGiveNone) {
+  struct Strange {};
+  const auto with = [&](const char* name, std::function<std::shared_ptr<Router>()> factory) {
+    controller.register_router(name, std::move(factory));
+    return refused<InvalidArgument>({.endpoints = {{"value", {.router = name}}}});
+  };
+  EXPECT_THAT(with("null", [] { return nullptr; }), AllOf(HasSubstr("'null'"), HasSubstr("none")));
+  EXPECT_THAT(
+      with("throws", []() -> std::shared_ptr<Router> { throw std::runtime_error("no map"); }),
+      AllOf(HasSubstr("'throws'"), HasSubstr("no map")));
+  EXPECT_THAT(with("strange", []() -> std::shared_ptr<Router> { throw Strange(); }),
+              HasSubstr("'strange'"));
+  controller.register_router("closed",
+                             []() -> std::shared_ptr<Router> { throw Unavailable("on Sundays"); });
+  EXPECT_THAT(refused<Unavailable>({.endpoints = {{"value", {.router = "closed"}}}}),
+              HasSubstr("on Sundays"));
+  // A factory may use its controller.
+  controller.register_router("curious", [&] {
+    (void)controller.metrics_address();
+    controller.register_router("another", [] { return std::make_shared<RoundRobinRouter>(); });
+    return std::make_shared<RoundRobinRouter>();
+  });
+  const Service service = counters.actor("Counter")
+                              .options({.endpoints = {{"value", {.router = "curious"}}}})
+                              .as_service(3);
+  EXPECT_EQ(value_of(service.endpoint<std::int64_t()>("value").route()), 3);
+}
+
+/// Whatever a start is refused for, it leaves nothing behind, however often.
+TEST_F(BadInput, RefusedStartsKeepNothing) {
+  const Plugin large = controller.load(plugin_path("payloads"));
+  const Plugin faulty = controller.load(plugin_path("faulty"));
+  const std::shared_ptr<Router> none;
+  const std::vector<std::function<void()>> starts{
+      [&] {  // constructor arguments larger than the arena
+        large.actor("Built")
+            .options({.arena_bytes = 256 * 1024})
+            .as_service(std::int8_t{1}, 1.0, "text", payloads::Everything{},
+                        Tensor(DType::u8, {1 << 20}));
+      },
+      [&] {
+        counters.actor("Counter").options({.routers = {{"valeu", none}}}).as_service(0);
+      },
+      [&] {
+        counters.actor("Counter")
+            .options({.endpoints = {{"add", {.batch_size = 257}}}})
+            .as_service(0);
+      },
+      [&] { counters.actor("Counter").options({.with_gpus = true}).as_service(0); },
+      [&] {
+        faulty.actor("FaultySetup").options({.start_timeout = 1ms}).as_service("sleep", 60'000, "");
+      },
+      [&] {
+        counters.actor("Counter").options({.arena_bytes = std::size_t{1} << 50}).as_service(0);
+      },
+      [&] { faulty.actor("FaultySetup").as_service("throw", 0, ""); },
+      [&] { faulty.actor("FaultyConstructor").options({.procs = 2}).as_service("exit", 3, ""); },
+      [&] { faulty.actor("FaultyConstructor").as_actor("throw_int", 3, ""); },
+  };
+  for (std::size_t i = 0; i < starts.size(); ++i) {
+    const Footprint before = Footprint::now();
+    for (int times = 0; times < 5; ++times) EXPECT_THROW(starts[i](), Error) << "start " << i;
+    EXPECT_TRUE(returns_to(before)) << "start " << i;
+  }
+}
+
 TEST_F(BadInput, EndpointOptionsThatDoNotFit) {
   EXPECT_THAT(refused<UnknownEndpoint>({.endpoints = {{"nowhere", {}}}}), HasSubstr("nowhere"));
   EXPECT_THAT(
