@@ -31,12 +31,12 @@ ScalingDecision stay(const ScalingInput& input, std::string reason) {
 
 }  // namespace
 
-ScalingDecision Autoscaler::decide(const ScalingInput& given) {
+ScalingDecision Autoscaler::decide(const ScalingInput& given, const Wish& said) {
   ScalingInput input = given;
   if (seen_ && input.now < *seen_) input.now = *seen_;  // time does not go back
   seen_ = input.now;
   watch(input);
-  ScalingDecision decision = judge(input);
+  ScalingDecision decision = judge(input, said);
   decision.urgent = false;
   if (decision.replicas > input.replicas && input.replicas > 0 && !options_.policy)
     too_few_[input.replicas] = {input.request_rate, input.now};
@@ -102,7 +102,7 @@ bool Autoscaler::is_emergency(const ScalingInput& input) const {
          waiting_now(input) > waiting_when_up_;
 }
 
-ScalingDecision Autoscaler::judge(const ScalingInput& input) {
+ScalingDecision Autoscaler::judge(const ScalingInput& input, const Wish& said) {
   if (input.replicas < input.min_replicas) {
     return {input.min_replicas, replicas(input.replicas) + ", fewer than min_replicas " +
                                     std::to_string(input.min_replicas)};
@@ -113,7 +113,7 @@ ScalingDecision Autoscaler::judge(const ScalingInput& input) {
   }
   if (input.replicas == 0 && (input.ongoing_now > 0 || !options_.policy)) return wake(input);
   const bool emergency = is_emergency(input);
-  ScalingDecision wanted = wish(input, emergency);
+  ScalingDecision wanted = wish(input, emergency, said);
   wanted.urgent |= emergency;
   const int bounded = std::clamp(wanted.replicas, input.min_replicas, input.max_replicas);
   if (bounded != wanted.replicas && bounded == input.replicas) {
@@ -126,17 +126,21 @@ ScalingDecision Autoscaler::judge(const ScalingInput& input) {
   return wanted;
 }
 
-ScalingDecision Autoscaler::wish(const ScalingInput& input, bool emergency) {
+ScalingDecision Autoscaler::ask(ScalingPolicy& policy, const ScalingInput& input) {
+  try {
+    return policy.decide(input);
+  } catch (const std::exception& error) {
+    return stay(input, std::string("the scaling policy threw: ") + error.what());
+  } catch (...) {
+    return stay(input, "the scaling policy threw something");
+  }
+}
+
+ScalingDecision Autoscaler::wish(const ScalingInput& input, bool emergency, const Wish& said) {
   ScalingDecision wanted;
   if (!wanted_since_) wanted_since_ = input.now;
   if (options_.policy) {
-    try {
-      wanted = options_.policy->decide(input);
-    } catch (const std::exception& error) {
-      return stay(input, std::string("the scaling policy threw: ") + error.what());
-    } catch (...) {
-      return stay(input, "the scaling policy threw something");
-    }
+    wanted = said ? *said : ask(*options_.policy, input);
   } else if (options_.target_ongoing_requests) {
     wanted = by_target(input);
   } else {

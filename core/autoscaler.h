@@ -49,7 +49,13 @@ class Autoscaler {
 
   /// `replicas` of the result is how many there should be; the present number means that nothing is
   /// to be done, and the reason says why. A decision counts as carried out.
-  ScalingDecision decide(const ScalingInput& input);
+  ///
+  /// `wish`: what the policy has said to about this input (ask()); none: it is asked here.
+  ScalingDecision decide(const ScalingInput& input,
+                         const std::optional<ScalingDecision>& wish = std::nullopt);
+
+  /// What a user's policy says. Runs his code: not under a lock. Never throws.
+  static ScalingDecision ask(ScalingPolicy& policy, const ScalingInput& input);
 
   /// Somebody else has changed the number of replicas.
   void changed(ScalingTime now) { last_change_ = now; }
@@ -59,8 +65,9 @@ class Autoscaler {
   void learn_capacity(const ScalingInput& input);
   ScalingDecision by_target(const ScalingInput& input) const;
   bool is_emergency(const ScalingInput& input) const;
-  ScalingDecision judge(const ScalingInput& input);
-  ScalingDecision wish(const ScalingInput& input, bool emergency);
+  using Wish = std::optional<ScalingDecision>;
+  ScalingDecision judge(const ScalingInput& input, const Wish& said);
+  ScalingDecision wish(const ScalingInput& input, bool emergency, const Wish& said);
   ScalingDecision wake(const ScalingInput& input) const;
   ScalingDecision grow(const ScalingInput& input, ScalingDecision wish, bool emergency) const;
   ScalingDecision shrink(const ScalingInput& input, ScalingDecision wish) const;

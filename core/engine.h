@@ -302,6 +302,8 @@ class Engine final : public detail::Driver, public std::enable_shared_from_this<
   void scale_to(std::size_t count, const std::string& reason);
   void autoscale();
   void autoscale_later();
+  void ask_policy();  // without it, too
+  void autoscale_by(const std::optional<ScalingDecision>& wish);
   ScalingInput scaling_input(const ServiceMetrics& metrics) const;
   void want(Unit& unit);
   void dismiss(Unit& unit);

@@ -171,6 +171,41 @@ TEST_F(Scaling, IdlenessTakesTheLastReplicaAndARequestBringsItBack) {
   EXPECT_EQ(service.get_metrics_summary().scaling.back().reason, "woken by a request");
 }
 
+/// Looks at its service before it says how many there should be.
+class Looks : public ScalingPolicy {
+ public:
+  ScalingDecision decide(const ScalingInput& input) override {
+    ++asked;
+    if (asked == 2) throw 7;
+    if (const Service* const looked_at = service) {
+      healthy = static_cast<int>(looked_at->get_metrics_summary().service.healthy_replicas);
+      EXPECT_EQ(looked_at->replicas().size(), static_cast<std::size_t>(input.replicas));
+      return {2, "two are nice", true};
+    }
+    return {input.replicas, "wait"};
+  }
+  std::atomic<const Service*> service{nullptr};
+  std::atomic<int> asked{0};
+  std::atomic<int> healthy{0};
+};
+
+TEST_F(Scaling, APolicyMayLookAtItsService) {
+  const auto policy = std::make_shared<Looks>();
+  Service service = start({.num_replicas = 1,
+                           .min_replicas = 1,
+                           .max_replicas = 2,
+                           .autoscaling = {.enabled = true,
+                                           .min_time_between_events = 0s,
+                                           .scale_up_cooldown = 0s,
+                                           .policy = policy}});
+  policy->service = &service;
+  EXPECT_TRUE(wait_until([&] { return service.get_metrics().healthy_replicas == 2; }));
+  EXPECT_TRUE(wait_until([&] { return policy->healthy == 2; }));
+  policy->service = nullptr;
+  const int asked = policy->asked;
+  EXPECT_TRUE(wait_until([&] { return policy->asked > asked + 1; }));  // it is not there any more
+}
+
 TEST_F(Scaling, ReplicasThatRestAreNotReplaced) {
   Service service = start({.num_replicas = 1, .max_replicas = 2});
   service.scale(2);

@@ -45,8 +45,8 @@ class ScalingPolicy {
   /// How many replicas there should be if nothing stood in the way. forge keeps the bounds, the
   /// cooldowns and the healthy ratio, and waits for `scale_down_delay` before it takes any away.
   ///
-  /// Called in the controller, by one thread at a time per service. It must not block and must not
-  /// call the service; what it throws counts as "stay".
+  /// Called on the callback thread, one call at a time per service: it should not block. It may look at
+  /// the service (replicas(), get_metrics()), but not change it. What it throws counts as "stay".
   virtual ScalingDecision decide(const ScalingInput& input) = 0;
 };
 
