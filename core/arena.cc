@@ -62,7 +62,12 @@ std::optional<Tensor> Arena::allocate_tensor(DType dtype, const std::vector<std:
                                              std::size_t bytes) {
   const auto offset = allocate(bytes);
   if (!offset) return std::nullopt;
-  return Tensor::adopt(std::make_shared<Storage>(shared_from_this(), *offset, bytes), dtype, shape);
+  return tensor_at(*offset, dtype, shape, bytes);
+}
+
+Tensor Arena::tensor_at(std::uint64_t block, DType dtype, const std::vector<std::int64_t>& shape,
+                        std::size_t bytes) {
+  return Tensor::adopt(std::make_shared<Storage>(shared_from_this(), block, bytes), dtype, shape);
 }
 
 Tensor Arena::row_of(const Tensor& slab, std::size_t index) {

@@ -5,6 +5,7 @@
 #include <forge/result.h>
 #include <forge/tensor.h>
 
+#include <functional>
 #include <memory>
 #include <string>
 #include <vector>
@@ -31,6 +32,10 @@ class Arena : public std::enable_shared_from_this<Arena> {
   std::optional<Tensor> allocate_tensor(DType dtype, const std::vector<std::int64_t>& shape,
                                         std::size_t bytes);
 
+  /// The same in a block that has been allocated; it is its own from now on.
+  Tensor tensor_at(std::uint64_t block, DType dtype, const std::vector<std::int64_t>& shape,
+                   std::size_t bytes);
+
   /// Row `index` of a tensor [n, …] of the arena: a tensor of its own that adjoins the next row.
   static Tensor row_of(const Tensor& slab, std::size_t index);
 
@@ -38,6 +43,9 @@ class Arena : public std::enable_shared_from_this<Arena> {
   std::size_t largest() const { return pool_.largest(); }
   std::size_t used();
   int fd() const { return segment_.fd(); }
+
+  /// `watcher` is called, on any thread, when a tensor has been dropped (ReturnBin::watch).
+  void watch(std::function<void()> watcher) { returned_.watch(std::move(watcher)); }
 
   /// Whom workers ring from now on. Under the lock, or by the thread that has just taken the
   /// poller's role: that one is responsible whatever the word says, so a race with it costs a

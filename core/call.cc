@@ -72,6 +72,12 @@ void Call::begin(std::shared_ptr<Engine> engine, std::size_t shares, std::size_t
   if (answers_.size() < shares * ranks) answers_.resize(shares * ranks);
 }
 
+void Call::spread(std::size_t shares) {
+  shares_ = shares;
+  remaining_ = shares;
+  if (answers_.size() < shares * ranks_) answers_.resize(shares * ranks_);
+}
+
 void Call::refuse(std::shared_ptr<const Error> error) {
   failure_ = std::move(error);
   complete();

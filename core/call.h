@@ -52,11 +52,13 @@ class Call final : public detail::AnswerState {
  public:
   Call();
 
-  /// The call as a whole failed: it began with no shares. Every question is answered with this.
+  /// The call as a whole failed, and no share is settled. Every question is answered with this.
   void refuse(std::shared_ptr<const Error> error);
   /// Ready for `shares` × `ranks` answers. The call keeps its engine alive until it is disposed of.
   void begin(std::shared_ptr<Engine> engine, std::size_t shares, std::size_t ranks);
   Answer& answer(std::size_t index) { return answers_[index]; }
+  /// It has begun with one share, of which nothing is settled: it is a fanout with so many.
+  void spread(std::size_t shares);
   /// One share is settled; true if it was the last.
   bool settle() { return --remaining_ == 0; }
 

@@ -1,5 +1,5 @@
-// Where a call goes and when: routing, the way into the rings, sessions, batches, cancelling,
-// deadlines.
+// Where a call goes and when: routing, the way into the rings, batches, cancelling, deadlines. Fanouts
+// are in fanout.cc, the order of sessions in turns.cc.
 #include "core/batching.h"
 #include "core/cancel.h"
 #include "core/engine.h"
@@ -19,25 +19,36 @@ constexpr std::size_t kLockstepWindow = 4;
 // ---- routing
 
 Refusal Engine::route_one(replicas::Entry& entry, bool fresh) {
+  if (entry.home != replicas::kAnyReplica) return route_share(entry);
   Refusal refusal;
+  if (entry.spreads && fresh) refusal = check_awake(entry);
+  if (refusal) return refusal;
   if (batches(entry) && !healthy_.empty()) {
     if (fresh) refusal = check_room_anywhere(entry);
     if (!refusal) collect(entry);
     return refusal;
   }
-  Unit* const unit = choose(entry, refusal);
-  if (unit == nullptr && !refusal) refusal = check_hope();
-  if (unit != nullptr && fresh) refusal = check_room(entry, *unit, behind(entry));
+  const bool anywhere = entry.spreads && entry.slot.session == 0;
+  Unit* const unit = anywhere ? nullptr : choose(entry, refusal);
+  if (unit == nullptr && healthy_.empty() && !refusal) refusal = check_hope();
+  // The shares of a fanout look for room by themselves, unless it has to wait as a whole.
+  const std::size_t ahead = behind(entry);
+  if (unit != nullptr && fresh && (!entry.spreads || ahead != 0))
+    refusal = check_room(entry, *unit, ahead);
   if (refusal) return refusal;
   if (unit != nullptr && is_away(entry)) return bring_back(entry);
   if (hold(entry, fresh)) return {};
-  if (unit != nullptr) {
+  // A fanout follows its session: where that is about to move, it moves along.
+  const bool here = unit != nullptr && !(entry.spreads && unit->state == ReplicaState::healthy);
+  if (here) {
     enqueue(entry, *unit);
+  } else if (entry.spreads && !healthy_.empty()) {
+    spread(entry, fresh);
   } else {
     replicas::append(waiting_, entry);
     wake_replica();
   }
-  return refusal;
+  return {};
 }
 
 /// Nobody is healthy: why there is no use in waiting.
@@ -55,13 +66,13 @@ Unit* Engine::choose(const replicas::Entry& entry, Refusal& refusal) {
   if (entry.slot.session != 0) return place_session(entry.slot.session, refusal);
   if (healthy_.empty()) return nullptr;
   Router& router = *routers_[entry.slot.endpoint];
-  if (router.wants_load()) refresh_load();
   const std::string& name = actor_->endpoints[entry.slot.endpoint].name;
   const auto refuse = [&](ErrorCode code, const std::string& text) {
     refusal = make_error({code, "the router of endpoint '" + name + "' " + text});
     return nullptr;
   };
   try {
+    if (router.wants_load()) refresh_load();
     const forge::Replica& chosen =
         router.get_replica(healthy_, {name, {}, sessions_.map(), entry.key});
     if (&chosen < healthy_.data() || &chosen >= healthy_.data() + healthy_.size()) {
@@ -166,6 +177,14 @@ void Engine::commit(std::uint32_t rank, Unit& unit) {
 void Engine::pump(Unit& unit) {
   while (!unit.queue.empty()) {
     replicas::Entry& first = unit.queue.front();
+    if (first.spreads) {
+      if (unit.state != ReplicaState::healthy) return;
+      replicas::unlink(first);
+      load_changed(unit);
+      first.replica = replicas::kAnyReplica;
+      go_on(first);
+      continue;
+    }
     std::uint32_t count = 1;  // what has been dropped meanwhile has left no gap in the queue
     if (first.batch != 0) {
       for (auto next = std::next(unit.queue.begin());
@@ -184,124 +203,11 @@ void Engine::pump(Unit& unit) {
   }
 }
 
-// ---- sessions
-
-std::uint64_t Engine::open_session(std::string_view id, bool strict) {
-  const std::uint64_t number = sessions_.open(id, strict, SteadyClock::now());
-  if (next_eviction_ == SteadyTime::max()) {
-    next_eviction_ = detail::from_now(launch_.options.session_idle_timeout);
-    arm(next_eviction_);
-  }
-  return number;
-}
-
-void Engine::start_session(std::string_view id, bool strict) {
-  require_no_fork();
-  const Lock lock(mutex_);
-  if (state_ != State::serving) {
-    throw Stopped("service '" + launch_.name + "' has been shut down; it has no sessions any more");
-  }
-  open_session(id, strict);
-}
-
-void Engine::terminate_session(std::string_view id) {
-  const Lock lock(mutex_);
-  sessions_.end(id);
-}
-
-Sessions::Map Engine::session_map() {
-  const Lock lock(mutex_);
-  return sessions_.map();
-}
-
-Unit* Engine::place_session(std::uint64_t session, Refusal& refusal) {
-  SessionState& state = sessions_.at(session);
-  if (std::exchange(state.lost, false)) {
-    refusal =
-        make_error({ErrorCode::session_lost,
-                    "the replica that kept session '" + state.id + "' of service '" + launch_.name +
-                        "' has died, and its state with it; the session goes on with the next "
-                        "call, so bring its state back first"});
-    return nullptr;
-  }
-  // Also while its replica is dying: what queues there moves in order when it has been buried.
-  if (state.replica != kNoReplica) return units_[state.replica].get();
-  Unit* best = nullptr;
-  for (const forge::Replica& replica : healthy_) {
-    Unit& unit = *units_[replica.idx];
-    if (best == nullptr || unit.load() < best->load() ||
-        (unit.load() == best->load() && sessions_.on(unit.idx) < sessions_.on(best->idx)))
-      best = &unit;
-  }
-  if (best != nullptr) {
-    sessions_.place(session, best->idx);
-    load_changed(*best);
-  }
-  return best;
-}
-
-/// Where calls interleave, only the first of a session's goes out; the others wait for their turn. All
-/// wait while its state is being brought back.
-bool Engine::hold(replicas::Entry& entry, bool fresh) {
-  const std::uint64_t session = entry.slot.session;
-  if (session == 0 || entry.home != replicas::kAnyReplica || brings_back(entry)) return false;
-  if (is_restoring(session)) {
-    replicas::append(held_[session], entry);
-    return true;
-  }
-  if (!interleaves_ || !fresh) return false;
-  const auto [place, first] = held_.try_emplace(session);
-  entry.leads = first;
-  if (!first) replicas::append(place->second, entry);
-  return !first;
-}
-
-/// How many calls its session holds already.
-std::size_t Engine::behind(const replicas::Entry& entry) const {
-  if (held_.empty()) return 0;
-  const auto place = held_.find(entry.slot.session);
-  return place == held_.end() ? 0 : place->second.size();
-}
-
-/// The session's call that was out is over: the next goes out, or all where they do not interleave. A
-/// loop: thousands may be behind it, and all be refused.
-void Engine::release_next(std::uint64_t session) {
-  for (;;) {
-    const auto place = held_.find(session);
-    if (place == held_.end()) return;
-    if (place->second.empty()) {
-      held_.erase(place);
-      return;
-    }
-    replicas::Entry& next = place->second.front();
-    replicas::unlink(next);
-    next.leads = interleaves_ || brings_back(next);
-    Refusal refusal = route_one(next, false);
-    if (!refusal) {
-      if (next.leads || is_restoring(session)) return;
-      continue;
-    }
-    next.leads = false;  // on to the one behind it
-    fail(next, std::move(refusal));
-    close(next);
-  }
-}
-
-void Engine::evict_sessions(SteadyTime now) {
-  if (now >= next_eviction_) {
-    const auto timeout = launch_.options.session_idle_timeout;
-    // Looked at every eighth of the time, so one lives an eighth too long at most.
-    next_eviction_ =
-        sessions_.evict(now, timeout) ? detail::from_now(timeout / 8) : SteadyTime::max();
-  }
-  if (next_eviction_ != SteadyTime::max()) arm(next_eviction_);
-}
-
 // ---- batches
 
 bool Engine::batches(const replicas::Entry& entry) const {
-  return !entry.alone && entry.home == replicas::kAnyReplica && entry.slot.session == 0 &&
-         actor_->endpoints[entry.slot.endpoint].options.batch_size > 1;
+  return !entry.alone && !entry.spreads && entry.home == replicas::kAnyReplica &&
+         entry.slot.session == 0 && actor_->endpoints[entry.slot.endpoint].options.batch_size > 1;
 }
 
 void Engine::collect(replicas::Entry& entry) {
@@ -398,13 +304,18 @@ void Engine::dispatch_waiting() {
     replicas::Entry& entry = waiting_.front();
     replicas::unlink(entry);
     Forming* const forming = batches(entry) ? &forming_[entry.slot.endpoint] : nullptr;
-    if (Refusal refusal = route_one(entry, false)) {
-      fail(entry, std::move(refusal));
-      close(entry);
-    }
+    go_on(entry);
     if (forming != nullptr) forming->waited = !forming->entries.empty();
   }
   flush_due(SteadyClock::now());
+}
+
+/// What has waited is routed; if it is refused, it has ended.
+void Engine::go_on(replicas::Entry& entry) {
+  Refusal refusal = route_one(entry, false);
+  if (!refusal) return;
+  fail(entry, std::move(refusal));
+  close(entry);
 }
 
 bool Engine::anything_can_come_back() const {
@@ -426,6 +337,10 @@ void Engine::make_cancellable(replicas::Entry& entry, std::uint64_t source) {
 
 void Engine::cancel(shm::RequestId request) {
   const Lock lock(mutex_);
+  was_cancelled(request);
+}
+
+void Engine::was_cancelled(shm::RequestId request) {
   replicas::Entry* const entry = ledger_.find(request);
   if (entry == nullptr || entry->call == nullptr) return;
   const bool queued = entry->state == replicas::EntryState::queued;
@@ -491,6 +406,7 @@ void Engine::expire(SteadyTime now) {
   flush_due(now);
   evict_sessions(now);
   pulse(now);
+  serve_room();
 }
 
 std::optional<SteadyTime> Engine::next_deadline() {

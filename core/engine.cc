@@ -18,9 +18,6 @@ namespace {
 constexpr std::chrono::milliseconds kPulse{100};
 constexpr std::chrono::milliseconds kFastestPulse{1};
 
-/// Copies larger than this are made without the lock.
-constexpr std::size_t kCopyUnlocked = 16 * 1024;
-
 /// That it may ever have at once.
 std::size_t most_replicas(const Launch& launch) {
   return launch.mesh ? 1 : static_cast<std::size_t>(replica_bounds(launch.options).max);
@@ -159,7 +156,7 @@ detail::AnswerState* Engine::submit(const detail::EndpointRef& endpoint, detail:
   if (!refusal && timeout && *timeout <= std::chrono::nanoseconds::zero())
     refusal = has_no_time(endpoint, *timeout);
   Payload* payload = nullptr;
-  if (!refusal) refusal = place(lock, arguments, payload);
+  if (!refusal) refusal = place(lock, arguments, until, payload);
   if (refusal) {
     arguments.reset();  // it may hold on to tensors of the arena
     return failed(std::move(refusal));
@@ -216,44 +213,6 @@ Refusal Engine::has_no_time(const detail::EndpointRef& endpoint,
                          " ns: its deadline has passed; it was not sent"});
 }
 
-Refusal Engine::place(Lock& lock, detail::Writer& arguments, Payload*& payload) {
-  const std::size_t size = arguments.block_size();
-  const auto block = arena_->allocate(size);
-  if (!block) {
-    if (size > arena_->largest()) {
-      return make_error(
-          {ErrorCode::payload_too_large, "arguments of " + std::to_string(size) +
-                                             " bytes do not fit the arena of service '" +
-                                             launch_.name + "'; raise arena_bytes (now " +
-                                             std::to_string(launch_.options.arena_bytes) + ")"});
-    }
-    return make_error({ErrorCode::backpressure,
-                       "the arena of service '" + launch_.name + "' is full (" +
-                           std::to_string(arena_->used()) + " bytes in use, " +
-                           std::to_string(size) +
-                           " wanted); wait for answers, drop tensors or raise arena_bytes"});
-  }
-  payload = &take_payload(*block, size, arguments.head().size());
-  counters_.copied_bytes +=
-      size - std::min<std::size_t>(size, detail::align_up(payload->head, detail::kBlockAlignment));
-  for (Tensor& tensor : arguments.residents()) {
-    tensor.storage()->frozen.store(true, std::memory_order_relaxed);
-    payload->residents.push_back(std::move(tensor));
-  }
-  if (size <= kCopyUnlocked) {
-    arguments.write_to(arena_->at(*block));
-    return {};
-  }
-  lock.unlock();
-  arguments.write_to(arena_->at(*block));
-  lock.lock();
-  if (state_ == State::serving) return {};
-  ++payload->users;
-  release(*payload);
-  return make_error({ErrorCode::stopped,
-                     "service '" + launch_.name + "' was shut down while a call was being made"});
-}
-
 Payload& Engine::take_payload(std::uint64_t block, std::uint64_t size, std::size_t head) {
   if (free_payloads_.empty()) {
     payloads_.push_back(std::make_unique<Payload>());
@@ -299,38 +258,16 @@ replicas::Entry& Engine::open(const detail::EndpointRef& endpoint, Payload& payl
 Refusal Engine::send_all(const detail::EndpointRef& endpoint, detail::CallMode mode,
                          Payload& payload, SteadyTime until, Call*& call) {
   using detail::CallMode;
-  if (mode == CallMode::route) {
+  if (mode == CallMode::route || mode == CallMode::fanout) {
     call = &calls_.take();
     call->begin(shared_from_this(), 1, procs_);
     replicas::Entry& entry = open(endpoint, payload, call, 0, until);
+    entry.spreads = mode == CallMode::fanout;
     // It comes back to the state it found, so another execution does no more than the first.
-    if (stateful_ && payload.session != 0) entry.idempotent = true;
+    if (stateful_ && payload.session != 0 && !entry.spreads) entry.idempotent = true;
     Refusal refusal = route_one(entry, true);
     if (refusal) discard(entry, call);
     return refusal;
-  }
-  if (mode == CallMode::fanout) {
-    if (healthy_.empty()) {
-      return make_error({ErrorCode::no_healthy_replicas,
-                         "fanout of " + launch_.name + "." + endpoint_name(endpoint.index) +
-                             ": no replica is healthy now; wait for one or use route()"});
-    }
-    call = &calls_.take();
-    call->begin(shared_from_this(), healthy_.size(), procs_);
-    std::uint32_t part = 0;
-    for (const forge::Replica& replica : healthy_) {
-      replicas::Entry& entry = open(endpoint, payload, call, part, until);
-      entry.home = replica.idx;
-      part += procs_;
-      Unit& unit = *units_[replica.idx];
-      if (Refusal refusal = check_room(entry, unit)) {
-        fail(entry, std::move(refusal));
-        close(entry);
-      } else {
-        enqueue(entry, unit);
-      }
-    }
-    return {};
   }
   Unit& unit = *units_[0];
   if (unit.state != ReplicaState::healthy) {
@@ -389,6 +326,7 @@ void Engine::fail(replicas::Entry& entry, Refusal why) {
   entry.call = nullptr;
   if (entry.replica != replicas::kAnyReplica) count(*units_[entry.replica], false);
   if (recorder_ && entry.called_ns != 0) trace(entry, why->error_code(), {}, shm::now_ns());
+  if (entry.spreads) return call->refuse(std::move(why));
   call->answer(entry.part).error = std::move(why);
   if (call->settle()) call->complete();
 }
@@ -408,6 +346,7 @@ void Engine::close(replicas::Entry& entry) {
   const std::uint64_t session = entry.slot.session;
   const bool led = entry.leads;
   if (std::exchange(entry.marked, false)) arena_->mark_cancelled(entry.slot.id, false);
+  if (entry.in_order) --sessions_.at(session).shares;
   if (session != 0) sessions_.end_call(session, SteadyClock::now());
   if (auto* payload = static_cast<Payload*>(entry.payload)) release(*payload);
   ledger_.close(entry);
@@ -420,53 +359,9 @@ void Engine::release(Payload& payload) {
   payload.residents.clear();
   arena_->free(payload.block);
   free_payloads_.push_back(&payload);
+  if (!room_.empty()) serve_room();
 }
 
 void Engine::recycle(Call& call) { calls_.put(call); }
-
-Tensor Engine::allocate(DType dtype, const std::vector<std::int64_t>& shape) {
-  require_no_fork();
-  const std::size_t bytes = detail::byte_size(dtype, shape);
-  const Lock lock(mutex_);
-  if (state_ != State::serving)
-    throw Stopped("service '" + launch_.name + "' has been shut down; it has no arena any more");
-  if (bytes > arena_->largest()) {
-    throw PayloadTooLarge("a tensor of " + std::to_string(bytes) +
-                          " bytes does not fit the arena of service '" + launch_.name +
-                          "'; raise arena_bytes (now " +
-                          std::to_string(launch_.options.arena_bytes) + ")");
-  }
-  auto tensor = arena_->allocate_tensor(dtype, shape, bytes);
-  if (!tensor) {
-    throw Backpressure("the arena of service '" + launch_.name + "' is full (" +
-                       std::to_string(arena_->used()) +
-                       " bytes in use); drop tensors, wait for answers or raise arena_bytes");
-  }
-  return std::move(*tensor);
-}
-
-Tensor Engine::allocate_row(std::uint16_t endpoint, DType dtype,
-                            const std::vector<std::int64_t>& shape) {
-  require_no_fork();
-  const std::size_t row = detail::byte_size(dtype, shape);
-  std::vector<std::int64_t> whole{actor_->endpoints[endpoint].options.batch_size};
-  whole.insert(whole.end(), shape.begin(), shape.end());
-  if (whole.size() <= Tensor::kMaxDims && whole.front() > 1 && row != 0) {
-    const Lock lock(mutex_);
-    Slab& slab = slabs_[endpoint];
-    const auto rows = static_cast<std::size_t>(whole.front());
-    if (state_ == State::serving && (slab.next == rows || slab.memory.dtype() != dtype ||
-                                     !std::ranges::equal(slab.memory.shape(), whole))) {
-      slab.memory =
-          arena_->allocate_tensor(dtype, whole, detail::byte_size(dtype, whole)).value_or(Tensor());
-      slab.next = 0;
-    }
-    if (state_ == State::serving && slab.memory.storage()) {
-      slab.used = true;
-      return Arena::row_of(slab.memory, slab.next++);
-    }
-  }
-  return allocate(dtype, shape);  // no batches, or no room for a whole one
-}
 
 }  // namespace forge::core

@@ -1,6 +1,7 @@
 // The engine of one service or mesh: takes calls, routes them, fetches answers, survives deaths.
 //
-// Reading order: engine.cc (a call on its way out), dispatch.cc (where it goes and when), poll.cc
+// Reading order: engine.cc (a call on its way out), room.cc (its place in the arena), dispatch.cc (where
+// it goes and when), turns.cc (sessions), fanout.cc, poll.cc
 // (its answer on its way in, and who waits how), lifecycle.cc (start), shutdown.cc, recovery.cc
 // (deaths, replay), placement.cc (devices), rolling.cc (replacement), scaling.cc (more and fewer),
 // measure.cc (metrics), tracing.cc (recordings). What is known of a replica is in unit.h.
@@ -11,7 +12,7 @@
 //
 // Invariants
 //   E1  Every entry in the ledger is in exactly one list: waiting_, a forming batch, a session's held_,
-//       a unit's queue or its in_flight.
+//       a unit's queue or its in_flight. One that spreads is never in flight.
 //   E2  A call is completed once: when its last share settles. An entry whose share has been settled
 //       early (deadline, shutdown) has call == nullptr.
 //   E3  While entries are in flight, somebody will look at their answers: a caller holds the role, or
@@ -115,12 +116,15 @@ class Engine final : public detail::Driver, public std::enable_shared_from_this<
   /// `session`: its id, which the arguments begin with; empty: none.
   detail::AnswerState* submit(const detail::EndpointRef& endpoint, detail::CallMode mode,
                               std::string_view session, detail::Writer& arguments);
-  void start_session(std::string_view id, bool strict);
+  /// Its id.
+  std::string start_session(bool strict);
   void terminate_session(std::string_view id);
   Sessions::Map session_map();
-  Tensor allocate(DType dtype, const std::vector<std::int64_t>& shape);
+  Tensor allocate(DType dtype, const std::vector<std::int64_t>& shape,
+                  std::optional<std::chrono::nanoseconds> timeout);
   /// A row of the endpoint's next batch.
-  Tensor allocate_row(std::uint16_t endpoint, DType dtype, const std::vector<std::int64_t>& shape);
+  Tensor allocate_row(std::uint16_t endpoint, DType dtype, const std::vector<std::int64_t>& shape,
+                      std::optional<std::chrono::nanoseconds> timeout);
   const void* home() const { return arena_.get(); }
   void recycle(Call& call);
   void cancel(shm::RequestId request);
@@ -165,12 +169,18 @@ class Engine final : public detail::Driver, public std::enable_shared_from_this<
     bool used = false;     // ever: batches are put into the order of their rows
   };
 
+  /// Somebody who waits for room in the arena, until it is given a block.
+  using RoomState = detail::ValueState<std::uint64_t>;
+  struct RoomWaiter {
+    std::size_t size = 0;
+    RoomState* state = nullptr;
+  };
+
   Engine(std::shared_ptr<Host> host, Launch launch, std::shared_ptr<Arena> arena);
   std::string where(const replicas::Entry& entry) const;
   std::string endpoint_name(std::uint16_t index) const;
 
-  // engine.cc, dispatch.cc [lock]
-  Refusal place(Lock& lock, detail::Writer& arguments, Payload*& payload);
+  // engine.cc, dispatch.cc, turns.cc [lock]
   Payload& take_payload(std::uint64_t block, std::uint64_t size, std::size_t head);
   Refusal admit(const detail::EndpointRef& endpoint, detail::CallMode mode,
                 std::string_view session);
@@ -182,13 +192,37 @@ class Engine final : public detail::Driver, public std::enable_shared_from_this<
   bool hold(replicas::Entry& entry, bool fresh);
   std::size_t behind(const replicas::Entry& entry) const;
   void release_next(std::uint64_t session);
+  bool keeps_order(const replicas::Entry& entry) const;
+  bool shares_scattered(const replicas::Entry& entry) const;
+  void hold_scattered(Unit& unit);
+  void release_scattered();
+  static std::string new_strict_ids();
   std::uint64_t open_session(std::string_view id, bool strict);
+
+  // room.cc [lock]
+  Refusal place(Lock& lock, detail::Writer& arguments, SteadyTime until, Payload*& payload);
+  Refusal take_room(Lock& lock, std::size_t size, const char* what, SteadyTime until,
+                    std::uint64_t& block);
+  Refusal wait_for_room(Lock& lock, std::size_t size, const char* what, SteadyTime until,
+                        std::uint64_t& block);
+  Refusal no_room(ErrorCode code, const char* what, std::size_t size, const char* how);
+  Refusal ended() const;
+  void serve_room();
+
+  // fanout.cc [lock]
+  Refusal check_awake(const replicas::Entry& entry) const;
+  void spread(replicas::Entry& whole, bool fresh);
+  replicas::Entry& open_share(const replicas::Entry& whole, std::uint32_t part);
+  Refusal route_share(replicas::Entry& share);
+
+  // dispatch.cc [lock]
   /// `fresh`: it has not waited yet, so that the queue limit binds it.
   Refusal route_one(replicas::Entry& entry, bool fresh);
   Unit* choose(const replicas::Entry& entry, Refusal& refusal);
   /// `behind`: calls that wait elsewhere and will come to this replica.
   Refusal check_room(const replicas::Entry& entry, Unit& unit, std::size_t behind = 0);
   Refusal check_hope() const;
+  void go_on(replicas::Entry& entry);
   Refusal check_room_anywhere(const replicas::Entry& entry);
   replicas::Entry& open(const detail::EndpointRef& endpoint, Payload& payload, Call* call,
                         std::uint32_t part, SteadyTime until);
@@ -217,6 +251,7 @@ class Engine final : public detail::Driver, public std::enable_shared_from_this<
   /// fail(), and the entry leaves its list and is closed.
   void drop(replicas::Entry& entry, Refusal why);
   detail::AnswerState* failed(Refusal refusal);
+  void was_cancelled(shm::RequestId request);
   void make_cancellable(replicas::Entry& entry, std::uint64_t source);
   void set_deadline(replicas::Entry& entry, SteadyTime at);
   Refusal not_started_in_time(const replicas::Entry& entry) const;
@@ -419,6 +454,8 @@ class Engine final : public detail::Driver, public std::enable_shared_from_this<
   Status start_error_;               // [lock]
   replicas::Ledger ledger_;          // [lock]
   CallPool calls_;
+  std::deque<RoomWaiter> room_;             // [lock] who came first is in front
+  std::atomic<bool> room_returned_{false};  // somebody waits for room, and a tensor was dropped
   std::vector<std::unique_ptr<Payload>> payloads_;  // [lock] all of them
   std::vector<Payload*> free_payloads_;             // [lock]
   std::vector<std::unique_ptr<Unit>> units_;        // as many as there may be; contents [lock]
@@ -430,11 +467,13 @@ class Engine final : public detail::Driver, public std::enable_shared_from_this<
   bool overlaps_ = false;     // several calls are started at once in one of this service's workers
   bool interleaves_ = false;  // calls do, in this service's workers: a session's must not
   /// Of sessions with a call out, the calls behind it; where calls do not interleave, only while a
-  /// session's state is being brought back.
+  /// session's state is being brought back, or a share of its has stayed with a replica that it left.
   std::unordered_map<std::uint64_t, replicas::EntryList> held_;  // [lock]
-  SteadyTime next_eviction_ = SteadyTime::max();                 // [lock]
-  bool stateful_ = false;                                  // the actor has save() and restore()
-  std::uint16_t save_ = 0, restore_ = 0;                   // their endpoints
+  std::vector<std::uint64_t> scattered_;                         // [lock] see release_scattered()
+  const std::string strict_ids_ = new_strict_ids();  // what those of strict sessions begin with
+  SteadyTime next_eviction_ = SteadyTime::max();     // [lock]
+  bool stateful_ = false;                            // the actor has save() and restore()
+  std::uint16_t save_ = 0, restore_ = 0;             // their endpoints
   std::unordered_map<std::uint64_t, SavedSession> saved_;  // [lock] by session
   std::size_t logged_bytes_ = 0;                           // [lock] of their calls, in the arena
   std::vector<Forming> forming_;                           // [lock] by endpoint

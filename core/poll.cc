@@ -185,7 +185,9 @@ void Engine::follow(detail::FutureState& state, std::optional<SteadyTime> until)
 Attention Engine::attend(SteadyTime now) {
   Lock lock(mutex_, std::defer_lock);
   if (!lock_soon(lock, kPatience)) return Attention::watch;  // we come back; others are waiting
-  if (shm::to_ns(now) >= next_deadline_.load(std::memory_order_relaxed)) expire(now);
+  if (shm::to_ns(now) >= next_deadline_.load(std::memory_order_relaxed) ||
+      room_returned_.load(std::memory_order_relaxed))
+    expire(now);
   // Relaxed: it is freed under the lock.
   Role expected = Role::free;
   if (!role_.compare_exchange_strong(expected, Role::engine, std::memory_order_relaxed))
@@ -379,10 +381,7 @@ bool Engine::retry_alone(replicas::Entry& entry) {
   for (std::uint32_t rank = 0; rank < procs_; ++rank) call->answer(entry.part + rank).clear();
   ++counters_.retries;
   entry.replica = replicas::kAnyReplica;
-  if (Refusal refusal = route_one(entry, false)) {
-    fail(entry, std::move(refusal));
-    close(entry);
-  }
+  go_on(entry);
   return true;
 }
 

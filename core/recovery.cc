@@ -142,6 +142,7 @@ void Engine::on_stuck(const LifePtr& life, std::uint32_t rank) {  // on the watc
   if (const std::uint64_t seat = unit.life->ranks[rank].seat.id; seat != 0)
     host_->devices().with_book([&](gpu::DeviceBook& book) { book.stuck(seat); });
   sessions_lost(unit);
+  hold_scattered(unit);
   std::vector<std::uint64_t> released;
   for (auto next = unit.in_flight.end(); next != unit.in_flight.begin();) {
     replicas::Entry& entry = *--next;
@@ -168,6 +169,7 @@ void Engine::on_stuck(const LifePtr& life, std::uint32_t rank) {  // on the watc
     put_back(unit, entry);
   }
   move_queue(unit, true);
+  release_scattered();
   for (const std::uint64_t session : released) release_next(session);
   if (state_ != State::serving) rank_gone(unit, rank);
   if (!healthy_.empty()) dispatch_waiting();
@@ -267,6 +269,7 @@ bool Engine::sort_out(Unit& unit) {
         return entry.slot.kind == shm::RequestKind::call && was_started(unit, entry);
       }));
   sessions_lost(unit);
+  hold_scattered(unit);
   // Backwards, and each to the front: the order among the replayed stays what it was.
   while (!unit.in_flight.empty()) {
     replicas::Entry& entry = unit.in_flight.back();
@@ -326,6 +329,7 @@ bool Engine::sort_out(Unit& unit) {
   // What had only queued for this replica goes elsewhere too, behind what was ahead of it.
   move_queue(unit, true);
   if (!healthy_.empty()) dispatch_waiting();
+  release_scattered();
   return by_call;
 }
 
@@ -333,6 +337,11 @@ bool Engine::sort_out(Unit& unit) {
 void Engine::put_back(Unit& unit, replicas::Entry& entry) {
   entry.replica = entry.home;
   entry.batch = 0;
+  if (!interleaves_ && shares_scattered(entry)) {
+    replicas::prepend(held_[entry.slot.session], entry);
+    scattered_.push_back(entry.slot.session);
+    return;
+  }
   replicas::prepend(entry.home == replicas::kAnyReplica ? waiting_ : unit.queue, entry);
 }
 

@@ -1,8 +1,6 @@
 #include <forge/service.h>
 
-#include <atomic>
 #include <exception>
-#include <random>
 
 #include "core/engine.h"
 #include "core/fork.h"
@@ -23,16 +21,6 @@ AnswerState* submit(const EndpointRef& endpoint, CallMode mode, Writer& argument
   return endpoint.engine->submit(endpoint, mode, session_of(endpoint), arguments);
 }
 
-namespace {
-std::string new_session_id() {
-  // Unlikely to meet an id that a user has chosen, or one of another run.
-  static const std::uint64_t run = std::random_device{}();
-  static std::atomic<std::uint64_t> count{0};
-  return "session-" + std::to_string(run) + "-" +
-         std::to_string(count.fetch_add(1, std::memory_order_relaxed) + 1);
-}
-}  // namespace
-
 std::string_view session_of(const EndpointRef& endpoint) {
   if (!endpoint.options.sess_id.empty()) return endpoint.options.sess_id;
   for (const Session* session = scope().session; session != nullptr; session = session->outer_) {
@@ -42,8 +30,8 @@ std::string_view session_of(const EndpointRef& endpoint) {
 }
 
 Tensor allocate_row(const EndpointRef& endpoint, DType dtype,
-                    const std::vector<std::int64_t>& shape) {
-  return endpoint.engine->allocate_row(endpoint.index, dtype, shape);
+                    const std::vector<std::int64_t>& shape, Timeout timeout) {
+  return endpoint.engine->allocate_row(endpoint.index, dtype, shape, timeout);
 }
 
 OwnedCallOptions own(const CallOptions& options) {
@@ -54,12 +42,6 @@ void throw_does_not_fit(const std::string& number, std::size_t bytes, bool integ
   throw InvalidArgument("argument " + number + " does not fit the endpoint's " +
                         (integer ? "integer" : "floating point number") + " of " +
                         std::to_string(bytes) + " bytes; pass a value that does");
-}
-
-EndpointRef bind(const std::shared_ptr<core::Engine>& engine, std::string_view name,
-                 const std::string& signature, bool wants_mesh) {
-  if (!engine) throw Stopped("this handle has been moved from; use the one it was moved to");
-  return engine->bind(name, signature, wants_mesh);
 }
 
 namespace {
@@ -76,11 +58,18 @@ core::Engine& require(const std::shared_ptr<core::Engine>& engine) {
 }
 
 }  // namespace
+
+EndpointRef bind(const std::shared_ptr<core::Engine>& engine, std::string_view name,
+                 const std::string& signature, bool wants_mesh) {
+  return require(engine).bind(name, signature, wants_mesh);
+}
+
 }  // namespace detail
 
 Session::Session(std::shared_ptr<core::Engine> engine, const SessionOptions& options)
-    : engine_(std::move(engine)), id_(detail::new_session_id()), outer_(detail::scope().session) {
-  detail::require(engine_).start_session(id_, options.strict);
+    : engine_(std::move(engine)),
+      id_(detail::require(engine_).start_session(options.strict)),
+      outer_(detail::scope().session) {
   detail::scope().session = this;
 }
 
@@ -91,9 +80,7 @@ Session::~Session() {
 }
 
 std::string Service::start_session(const SessionOptions& options) const {
-  std::string id = detail::new_session_id();
-  detail::require(engine_).start_session(id, options.strict);
-  return id;
+  return detail::require(engine_).start_session(options.strict);
 }
 void Service::terminate_session(std::string_view id) const {
   detail::require(engine_).terminate_session(id);
@@ -120,8 +107,9 @@ ServiceMetrics Service::get_metrics() const { return detail::require(engine_).me
 MetricsSummary Service::get_metrics_summary() const {
   return detail::require(engine_).metrics_summary();
 }
-Tensor Service::allocate(DType dtype, const std::vector<std::int64_t>& shape) const {
-  return detail::require(engine_).allocate(dtype, shape);
+Tensor Service::allocate(DType dtype, const std::vector<std::int64_t>& shape,
+                         std::optional<std::chrono::nanoseconds> timeout) const {
+  return detail::require(engine_).allocate(dtype, shape, timeout);
 }
 void Service::restart_replicas() const { detail::require(engine_).restart_replicas(); }
 
@@ -145,8 +133,9 @@ std::size_t ActorMesh::size() const {
 std::vector<int> ActorMesh::pids() const {
   return detail::require(engine_).replicas().front().pids;
 }
-Tensor ActorMesh::allocate(DType dtype, const std::vector<std::int64_t>& shape) const {
-  return detail::require(engine_).allocate(dtype, shape);
+Tensor ActorMesh::allocate(DType dtype, const std::vector<std::int64_t>& shape,
+                           std::optional<std::chrono::nanoseconds> timeout) const {
+  return detail::require(engine_).allocate(dtype, shape, timeout);
 }
 void ActorMesh::shutdown() { detail::close(engine_, false); }
 

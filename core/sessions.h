@@ -20,11 +20,12 @@ inline constexpr std::uint32_t kNoReplica = ~std::uint32_t{0};
 struct SessionState {
   std::string id;
   std::uint32_t replica =
-      kNoReplica;           ///< it sticks to; none before its first call and after a death
-  bool strict = false;      ///< its caller wants to hear that its state is gone
-  bool lost = false;        ///< its state is, and the next call will hear it
-  bool ended = false;       ///< forgotten when its last call is over
-  std::uint32_t calls = 0;  ///< open
+      kNoReplica;            ///< it sticks to; none before its first call and after a death
+  bool strict = false;       ///< its caller wants to hear that its state is gone
+  bool lost = false;         ///< its state is, and the next call will hear it
+  bool ended = false;        ///< forgotten when its last call is over
+  std::uint32_t calls = 0;   ///< open
+  std::uint32_t shares = 0;  ///< of them, shares of fanouts that are in its order
   std::chrono::steady_clock::time_point idle_since{};  ///< meaningful while there are no calls
 };
 
@@ -37,6 +38,7 @@ class Sessions {
   /// The session's number, never 0; started if there is none with this id. Numbers are never reused.
   std::uint64_t open(std::string_view id, bool strict, Time now);
   SessionState& at(std::uint64_t number) { return states_.at(number); }
+  const SessionState& at(std::uint64_t number) const { return states_.at(number); }
   bool exists(std::uint64_t number) const { return states_.contains(number); }
   std::uint64_t find(std::string_view id) const;  ///< 0: there is none
 

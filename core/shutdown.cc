@@ -57,6 +57,7 @@ void Engine::shutdown(std::chrono::nanoseconds grace) {
     return;
   }
   state_ = State::draining;
+  serve_room();
   tell(LogLevel::debug, "stopping", nullptr,
        "stops, with " + std::to_string(ledger_.open_entries()) + " calls open");
   for (std::size_t endpoint = 0; endpoint < forming_.size(); ++endpoint) flush(endpoint);

@@ -53,6 +53,8 @@ Entry& Ledger::open(std::uint16_t client) {
   entry.died_alone = false;
   entry.alone = false;
   entry.leads = false;
+  entry.spreads = false;
+  entry.in_order = false;
   entry.called_ns = 0;
   entry.left_ns = 0;
   entry.call = nullptr;

@@ -59,6 +59,8 @@ struct Entry : boost::intrusive::list_base_hook<> {
   bool alone = false;                   ///< its batch failed: it goes on by itself
   bool marked = false;                  ///< its worker has been told that nobody waits
   bool leads = false;                   ///< other calls of its session wait for its end
+  bool spreads = false;                 ///< a fanout that has no shares yet
+  bool in_order = false;                ///< a share that is one of its session's calls
   bool failed = false;                  ///< a rank has answered with an error
   std::int64_t running_ns = -1;         ///< how long it has been seen to run; -1: not yet
   std::int64_t called_ns = 0;           ///< when its caller made it; 0: its times are not taken

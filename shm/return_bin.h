@@ -4,7 +4,9 @@
 
 #include <atomic>
 #include <cstdint>
+#include <functional>
 #include <mutex>
+#include <utility>
 #include <vector>
 
 namespace forge::shm {
@@ -16,6 +18,15 @@ class ReturnBin {
     const std::lock_guard lock(mutex_);
     offsets_.push_back(offset);
     any_.store(true, std::memory_order_relaxed);
+    if (watcher_) watcher_();
+  }
+
+  /// From now on `watcher` is called, by whoever it is, after each put(); null: nobody. It must not
+  /// come back here. What was put before is there for take(). When this returns, the one before it is
+  /// not called any more.
+  void watch(std::function<void()> watcher) {
+    const std::lock_guard lock(mutex_);
+    watcher_ = std::move(watcher);
   }
 
   /// Moves what has been put to the end of `out`. Nearly free while there is nothing.
@@ -32,6 +43,7 @@ class ReturnBin {
   std::mutex mutex_;
   std::atomic<bool> any_{false};
   std::vector<std::uint64_t> offsets_;
+  std::function<void()> watcher_;
 };
 
 }  // namespace forge::shm

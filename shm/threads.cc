@@ -9,6 +9,12 @@
 
 namespace forge::shm {
 
+namespace {
+thread_local bool is_own = false;
+}
+
+bool on_own_thread() { return is_own; }
+
 BlockedSignals::BlockedSignals() {
   sigset_t all;
   sigfillset(&all);
@@ -22,7 +28,10 @@ std::thread start_thread(const char* name, const std::vector<int>& cpus,
   const BlockedSignals blocked;
   std::thread thread;
   try {
-    thread = std::thread(std::move(body));
+    thread = std::thread([body = std::move(body)] {
+      is_own = true;
+      body();
+    });
   } catch (const std::system_error& error) {
     throw Unavailable("cannot start the thread " + std::string(name) + ": " + error.what() +
                       "; raise the limit (ulimit -u, pids.max of the cgroup) or start less");

@@ -25,4 +25,7 @@ class BlockedSignals {
 std::thread start_thread(const char* name, const std::vector<int>& cpus,
                          std::function<void()> body);
 
+/// Was this thread started by start_thread()? Others wait for what it does.
+bool on_own_thread();
+
 }  // namespace forge::shm

@@ -78,6 +78,25 @@ TEST_F(Scaling, FirstRequestWakesAServiceWithoutReplicas) {
   EXPECT_EQ(service.endpoint<Echo>("echo").with({.sess_id = "mine"}).route(8).get(), 8);
 }
 
+TEST_F(Scaling, FanoutWakesAServiceWithoutReplicasToo) {
+  Service service = start({.num_replicas = 2, .min_replicas = 0});
+  const auto echo = service.endpoint<Echo>("echo");
+  service.scale(0);
+  // The second finds one that is on its way.
+  auto first = echo.with({.timeout = kPatience}).fanout(7);
+  auto second = echo.fanout(8);
+  auto in_session = echo.with({.sess_id = "mine"}).fanout(9);
+  for (auto* const future : {&first, &second, &in_session}) {
+    const auto shares = await(std::move(*future)).value();
+    ASSERT_EQ(shares.size(), 1U);
+    EXPECT_EQ(outcome(shares.front()), "ok");
+  }
+  EXPECT_EQ(wanted(service), 1U);
+  EXPECT_TRUE(service.session_map().contains("mine"));
+  service.scale(0);
+  EXPECT_EQ(outcome(await(echo.with({.timeout = 1ns}).fanout(1))), "deadline_exceeded");
+}
+
 TEST_F(Scaling, SparesComeFirst) {
   Service service = start({.num_replicas = 1, .max_replicas = 2, .spares = 1});
   const std::vector<int> ready = service.spares().at(0).pids;

@@ -143,6 +143,65 @@ TEST_F(Fault, SessionsReplicaLost) {
   EXPECT_TRUE(std::ranges::is_sorted(lines));
 }
 
+TEST_F(SessionTest, KeepTheirOrderWithASharesReplicaLost) {
+  TemporaryFolder folder;
+  const Tally tally(folder);
+  // Its replicas take a while to start: a share waits for its own, and what is behind it for the share.
+  const Service faulty = controller.load(plugin_path("faulty"))
+                             .actor("FaultySetup")
+                             .options({.num_replicas = 2, .restart = {.backoff_initial = 0ms}})
+                             .as_service("sleep", 300, "");
+  const auto record = faulty.endpoint<void(std::string, std::int64_t)>("record");
+  const auto slow =
+      faulty.endpoint<void(std::string, std::int64_t, std::int64_t)>("record_and_sleep_idempotent");
+  auto first = slow.with({.sess_id = "s"}).route(tally.path(), 1, 100);
+  ASSERT_TRUE(tally.wait_for(1));
+  auto shares = record.with({.sess_id = "s"}).fanout(tally.path(), 2);
+  auto behind = record.with({.sess_id = "s"}).route(tally.path(), 3);
+  ASSERT_TRUE(tally.wait_for(2)) << "on the other replica";
+  kill_home(faulty, "s");
+  await(std::move(first)).value();
+  for (const auto& share : value_of(std::move(shares))) EXPECT_EQ(outcome(share), "ok");
+  auto after = record.with({.sess_id = "s"}).route(tally.path(), 4);
+  await(std::move(behind)).value();
+  await(std::move(after)).value();
+  EXPECT_THAT(tally.lines(), ::testing::ElementsAre(1, 2, 1, 2, 3, 4));
+}
+
+TEST_F(SessionTest, KeepTheirOrderUnderSharesAndKills) {
+  TemporaryFolder folder;
+  const Service faulty = controller.load(plugin_path("faulty"))
+                             .actor("Faulty")
+                             .options({.num_replicas = 3, .restart = e2e::restart_at_once()})
+                             .as_service();
+  const auto record = faulty.endpoint<void(std::string, std::int64_t)>("record_idempotent");
+  for (int round = 0; round < 8; ++round) {
+    const Tally tally(folder, "tally" + std::to_string(round));
+    const std::string id = faulty.start_session();
+    const auto mine = record.with({.sess_id = id});
+    std::vector<Future<void>> calls;
+    std::vector<Future<std::vector<Result<void>>>> fanouts;
+    for (int i = 0; i < 120; ++i) {
+      if (i % 8 == 7) {
+        fanouts.push_back(mine.fanout(folder.file("shares"), i));
+      } else {
+        calls.push_back(mine.route(tally.path(), 1'000'000 + i));
+      }
+      if (i % 40 == 20 && faulty.session_map().contains(id)) {
+        const auto pids = faulty.replicas().at(faulty.session_map().at(id)).pids;
+        if (!pids.empty()) ::kill(pids.at(0), SIGKILL);
+      }
+    }
+    for (auto& call : calls) EXPECT_EQ(outcome(await(std::move(call))), "ok");
+    for (auto& fanout : fanouts) {
+      const auto shares = await(std::move(fanout));  // or nobody was healthy at that moment
+      EXPECT_THAT(outcome(shares), ::testing::AnyOf("ok", "no_healthy_replicas"));
+    }
+    EXPECT_TRUE(std::ranges::is_sorted(tally.lines()));
+    faulty.terminate_session(id);
+  }
+}
+
 TEST_F(Fault, StrictSessionsReplicaLost) {
   const Service service = serve(restart_at_once(2));
   const std::string strict = service.start_session({.strict = true});
@@ -167,6 +226,26 @@ TEST_F(SessionTest, AreForgottenWhenIdle) {
   for (int i = 0; i < 50; ++i) pid(service, "user-" + std::to_string(i));
   EXPECT_TRUE(wait_until([&] { return service.session_map().empty(); }));
   EXPECT_GT(pid(service, "user-1"), 0) << "and start anew when they come back";
+}
+
+TEST_F(SessionTest, ThatAreStrictHearOnceThatTheyWereForgotten) {
+  const Service service = serve({.num_replicas = 2, .session_idle_timeout = 40ms});
+  const Service other = serve();
+  const std::string strict = service.start_session({.strict = true});
+  const auto call = service.endpoint<std::int64_t()>("pid").with({.sess_id = strict});
+  value_of(call.route());
+  for (int round = 0; round < 2; ++round) {
+    ASSERT_TRUE(wait_until([&] { return service.session_map().empty(); }));
+    EXPECT_THAT(error_of<SessionLost>(call.route()), HasSubstr(strict));
+    EXPECT_GT(value_of(call.route()), 0) << "it goes on";
+    EXPECT_EQ(value_of(call.fanout()).size(), 2U);
+  }
+  ASSERT_TRUE(wait_until([&] { return service.session_map().empty(); }));
+  EXPECT_THAT(error_of<SessionLost>(call.fanout()), HasSubstr(strict))
+      << "a fanout is a call of it";
+  EXPECT_GT(pid(other, strict), 0) << "for another service it is an id like any";
+  EXPECT_GT(pid(service, service.start_session({.strict = true})), 0)
+      << "a new one has lost nothing";
 }
 
 TEST_F(SessionTest, AreNotForMeshes) {

@@ -1,6 +1,7 @@
 // Coroutine endpoints: calls that interleave in one actor; and tasks of the embedding program.
 #include <signal.h>
 
+#include <algorithm>
 #include <map>
 #include <string>
 #include <thread>
@@ -93,6 +94,34 @@ TEST_F(Tasks, OfOneSessionRunOneByOneInOrder) {
   for (auto& future : futures) await(std::move(future)).value();
   EXPECT_THAT(value_of(service.endpoint<Numbers()>("notes").route()),
               ElementsAre(1, -1, 2, -2, 3, -3, 4, -4));
+}
+
+TEST_F(Tasks, OfASessionRunOneByOneWithTheSharesOnItsReplica) {
+  const Service service = serve({.num_replicas = 2});
+  const auto note = service.endpoint<void(std::int64_t, std::int64_t)>("note");
+  const auto mine = note.with({.sess_id = "one"});
+  const auto notes = service.endpoint<Numbers()>("notes").with({.sess_id = "one"});
+  auto first = mine.route(1, 60);
+  auto shares = mine.fanout(2, 20);
+  const CancelSource source;
+  auto dropped = note.with({.sess_id = "one", .cancel = source.token()}).fanout(3, 0);
+  auto last = mine.route(4, 0);
+  source.cancel();
+  await(std::move(first)).value();
+  for (const auto& share : value_of(std::move(shares))) EXPECT_EQ(outcome(share), "ok");
+  error_of<Cancelled>(std::move(dropped));
+  await(std::move(last)).value();
+  EXPECT_THAT(value_of(notes.route()), ElementsAre(1, -1, 2, -2, 4, -4));
+  // A session that begins with a fanout sticks to a replica from then on.
+  const auto other = note.with({.sess_id = "two"});
+  auto begins = other.fanout(5, 40);
+  auto goes_on = other.route(6, 0);
+  value_of(std::move(begins));
+  await(std::move(goes_on)).value();
+  EXPECT_THAT(value_of(service.endpoint<Numbers()>("notes").with({.sess_id = "two"}).route()),
+              ::testing::IsSupersetOf({5, -5, 6, -6}));
+  const auto all = value_of(service.endpoint<Numbers()>("notes").with({.sess_id = "two"}).route());
+  EXPECT_LT(std::ranges::find(all, -5), std::ranges::find(all, 6));
 }
 
 TEST_F(Tasks, OfASessionKeepTheirOrderWhenSomeEndEarly) {

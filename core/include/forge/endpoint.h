@@ -102,8 +102,9 @@ Writer& arguments_writer(const EndpointRef& endpoint);
 /// broadcast.
 AnswerState* submit(const EndpointRef& endpoint, CallMode mode, Writer& arguments);
 OwnedCallOptions own(const CallOptions& options);
+using Timeout = std::optional<std::chrono::nanoseconds>;
 Tensor allocate_row(const EndpointRef& endpoint, DType dtype,
-                    const std::vector<std::int64_t>& shape);
+                    const std::vector<std::int64_t>& shape, Timeout timeout);
 
 [[noreturn]] void throw_does_not_fit(const std::string& number, std::size_t bytes, bool integer);
 
@@ -239,6 +240,10 @@ class Endpoint {
 };
 
 /// An endpoint of a service. Cheap to copy; any thread. Errors arrive in the futures.
+///
+/// Where the service's arena is full, a call that has a deadline waits for room until then before it
+/// returns, behind those that wait already, and fetches answers meanwhile; without a deadline, or on a
+/// thread of forge's own (the callback thread), it is Backpressure at once.
 template <class R, class... A>
 class Endpoint<R(A...)> {
   using Answer = detail::AnswerType<R>;
@@ -274,9 +279,10 @@ class Endpoint<R(A...)> {
 
   /// A row of this endpoint's next batch, in the service's arena: fill it, route it, and the actor
   /// sees the rows of a batch as one tensor, without a copy, if all of them were made here. Frozen
-  /// once routed. Throws like Service::allocate.
-  Tensor allocate(DType dtype, const std::vector<std::int64_t>& row_shape) const {
-    return detail::allocate_row(ref_, dtype, row_shape);
+  /// once routed. Waits and throws like Service::allocate.
+  Tensor allocate(DType dtype, const std::vector<std::int64_t>& row_shape,
+                  std::optional<std::chrono::nanoseconds> timeout = std::nullopt) const {
+    return detail::allocate_row(ref_, dtype, row_shape, timeout);
   }
 
   /// The same endpoint with options for the calls made through it.

@@ -6,9 +6,11 @@
 #include <forge/options.h>
 #include <forge/router.h>
 
+#include <chrono>
 #include <cstdint>
 #include <map>
 #include <memory>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -77,7 +79,9 @@ std::string_view session_of(const EndpointRef& endpoint);
 }  // namespace detail
 
 struct SessionOptions {
-  bool strict = false;  ///< SessionLost, once, when the replica that kept its state has died
+  /// Its next call hears SessionLost, once, when its state is gone: the replica that kept it has died, or
+  /// the session has been idle for longer than Options::session_idle_timeout, or was terminated.
+  bool strict = false;
 };
 
 /// A sticky, ordered conversation with one replica. While it lives, calls to its service from this
@@ -136,8 +140,11 @@ class Service {
   std::map<std::string, std::uint32_t, std::less<>> session_map() const;
 
   /// A tensor in the service's arena: fill it, route it, nothing is copied. Frozen once routed.
-  /// Throws Backpressure when the arena is full, PayloadTooLarge when it could never fit.
-  Tensor allocate(DType dtype, const std::vector<std::int64_t>& shape) const;
+  /// Throws PayloadTooLarge when it could never fit. When the arena is full, throws Backpressure, or with
+  /// a timeout waits for room, in order with the calls that do, and then throws DeadlineExceeded; on the
+  /// callback thread it does not wait. Stopped.
+  Tensor allocate(DType dtype, const std::vector<std::int64_t>& shape,
+                  std::optional<std::chrono::nanoseconds> timeout = std::nullopt) const;
 
   /// Replaces the replicas one at a time, quarantined ones too: each finishes what it has been sent,
   /// while new calls go to the others, then it ends and comes back. No request fails for it; where
@@ -190,7 +197,9 @@ class ActorMesh {
   /// Number of ranks.
   std::size_t size() const;
   std::vector<int> pids() const;
-  Tensor allocate(DType dtype, const std::vector<std::int64_t>& shape) const;
+  /// Like Service::allocate.
+  Tensor allocate(DType dtype, const std::vector<std::int64_t>& shape,
+                  std::optional<std::chrono::nanoseconds> timeout = std::nullopt) const;
   void shutdown();
 
  private:
