@@ -5,6 +5,7 @@
 #include <map>
 
 #include "core/engine.h"
+#include "core/router_scope.h"
 
 namespace forge {
 namespace core {
@@ -72,6 +73,9 @@ void CancelState::remove(const std::weak_ptr<Engine>& engine, shm::RequestId req
 
 CancelSource::CancelSource() : state_(core::CancelState::create()) {}
 CancelToken CancelSource::token() const { return {state_->id()}; }
-void CancelSource::cancel() const { state_->cancel(); }
+void CancelSource::cancel() const {
+  core::require_no_router();
+  state_->cancel();
+}
 
 }  // namespace forge

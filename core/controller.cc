@@ -11,6 +11,7 @@
 #include "core/autoscaling_options.h"
 #include "core/fork.h"
 #include "core/host.h"
+#include "core/router_scope.h"
 #include "replicas/affinity.h"
 #include "replicas/manifest.h"
 #include "replicas/plugin_file.h"
@@ -222,6 +223,7 @@ void ActorFactory::finish(detail::Writer& writer, Arguments& arguments) {
 }
 
 std::shared_ptr<core::Engine> ActorFactory::launch(Arguments arguments, bool mesh) const {
+  core::require_no_router();
   core::Launch launch;
   launch.name = options_.name.empty() ? actor_ : options_.name;
   check(options_, launch.name);
@@ -284,6 +286,7 @@ std::vector<std::string> Plugin::actors() const {
 const std::string& Plugin::path() const { return manifest_->plugin; }
 
 void Service::update(const Plugin& plugin) const {
+  core::require_no_router();
   if (!engine_) throw Stopped("this handle has been moved from; use the one it was moved to");
   const std::string& name = engine_->launch().actor;
   const auto* const actor = plugin.manifest_->find(name);
@@ -310,7 +313,10 @@ Controller::~Controller() {
   if (!core::leaked_in_fork(host_)) host_->close();
 }
 
-void Controller::shutdown() { host_->close(); }
+void Controller::shutdown() {
+  core::require_no_router();
+  host_->close();
+}
 
 std::string Controller::metrics_address() const { return host_->metrics_address(); }
 
@@ -338,6 +344,7 @@ Plugin Controller::self() {
 }
 
 Plugin Controller::describe(core::Launch launch) {
+  core::require_no_router();
   launch.options.arena_bytes = 256 * 1024;
   launch.options.wait = Wait::block;
   launch.options.start_timeout = std::chrono::minutes(1);
@@ -353,10 +360,12 @@ Plugin Controller::describe(core::Launch launch) {
 
 void Controller::register_router(const std::string& name,
                                  std::function<std::shared_ptr<Router>()> factory) {
+  core::require_no_router();
   host_->register_router(name, std::move(factory));
 }
 
 void Controller::on_actor_failure(std::function<void(const ActorFailure&)> callback) {
+  core::require_no_router();
   host_->set_actor_failure_callback(std::move(callback));
 }
 

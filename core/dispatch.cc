@@ -5,6 +5,7 @@
 #include "core/engine.h"
 #include "core/fork.h"
 #include "core/host.h"
+#include "core/router_scope.h"
 #include "shm/clock.h"
 
 namespace forge::core {
@@ -72,6 +73,7 @@ Unit* Engine::choose(const replicas::Entry& entry, Refusal& refusal) {
     return nullptr;
   };
   try {
+    const RouterScope scope;
     if (router.wants_load()) refresh_load();
     const forge::Replica& chosen =
         router.get_replica(healthy_, {name, {}, sessions_.map(), entry.key});

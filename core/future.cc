@@ -2,6 +2,7 @@
 
 #include "core/callback_thread.h"
 #include "core/fork.h"
+#include "core/router_scope.h"
 #include "shm/doorbell.h"
 
 namespace forge::detail {
@@ -16,6 +17,7 @@ bool FutureState::wait(std::optional<std::chrono::steady_clock::time_point> unti
         "get() of a future that is not ready would deadlock the callback thread; use then() or "
         "co_await there");
   }
+  core::require_no_router();
   if (driver_ != nullptr) return driver_->wait(*this, until);
   while (announce_sleep()) {
     shm::futex_wait(word_, kSleeper, until, shm::Scope::priv);

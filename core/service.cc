@@ -5,6 +5,7 @@
 #include "core/engine.h"
 #include "core/fork.h"
 #include "core/host.h"
+#include "core/router_scope.h"
 
 namespace forge {
 namespace detail {
@@ -18,6 +19,7 @@ Writer& arguments_writer(const EndpointRef& endpoint) {
 }
 
 AnswerState* submit(const EndpointRef& endpoint, CallMode mode, Writer& arguments) {
+  core::require_no_router();
   return endpoint.engine->submit(endpoint, mode, session_of(endpoint), arguments);
 }
 
@@ -31,6 +33,7 @@ std::string_view session_of(const EndpointRef& endpoint) {
 
 Tensor allocate_row(const EndpointRef& endpoint, DType dtype,
                     const std::vector<std::int64_t>& shape, Timeout timeout) {
+  core::require_no_router();
   return endpoint.engine->allocate_row(endpoint.index, dtype, shape, timeout);
 }
 
@@ -46,9 +49,10 @@ void throw_does_not_fit(const std::string& number, std::size_t bytes, bool integ
 
 namespace {
 
-/// At once while an exception unwinds: the program wants to end.
+/// At once while an exception unwinds: the program wants to end. In a router nobody can wait for it: the
+/// controller closes it then.
 void close(const std::shared_ptr<core::Engine>& engine, bool at_once) {
-  if (!engine || core::leaked_in_fork(engine)) return;
+  if (!engine || core::in_router() || core::leaked_in_fork(engine)) return;
   engine->shutdown(at_once ? std::chrono::nanoseconds::zero() : engine->grace());
 }
 
@@ -57,18 +61,24 @@ core::Engine& require(const std::shared_ptr<core::Engine>& engine) {
   return *engine;
 }
 
+/// To do what takes its lock.
+core::Engine& steer(const std::shared_ptr<core::Engine>& engine) {
+  core::require_no_router();
+  return require(engine);
+}
+
 }  // namespace
 
 EndpointRef bind(const std::shared_ptr<core::Engine>& engine, std::string_view name,
                  const std::string& signature, bool wants_mesh) {
-  return require(engine).bind(name, signature, wants_mesh);
+  return steer(engine).bind(name, signature, wants_mesh);
 }
 
 }  // namespace detail
 
 Session::Session(std::shared_ptr<core::Engine> engine, const SessionOptions& options)
     : engine_(std::move(engine)),
-      id_(detail::require(engine_).start_session(options.strict)),
+      id_(detail::steer(engine_).start_session(options.strict)),
       outer_(detail::scope().session) {
   detail::scope().session = this;
 }
@@ -80,13 +90,13 @@ Session::~Session() {
 }
 
 std::string Service::start_session(const SessionOptions& options) const {
-  return detail::require(engine_).start_session(options.strict);
+  return detail::steer(engine_).start_session(options.strict);
 }
 void Service::terminate_session(std::string_view id) const {
-  detail::require(engine_).terminate_session(id);
+  detail::steer(engine_).terminate_session(id);
 }
 std::map<std::string, std::uint32_t, std::less<>> Service::session_map() const {
-  return detail::require(engine_).session_map();
+  return detail::steer(engine_).session_map();
 }
 
 Service::Service(std::shared_ptr<core::Engine> engine) : engine_(std::move(engine)) {}
@@ -100,21 +110,24 @@ Service& Service::operator=(Service&& other) noexcept {
 }
 Service::~Service() { detail::close(engine_, std::uncaught_exceptions() > 0); }
 const std::string& Service::name() const { return detail::require(engine_).launch().name; }
-std::vector<ReplicaStatus> Service::replicas() const { return detail::require(engine_).replicas(); }
-std::vector<ReplicaStatus> Service::spares() const { return detail::require(engine_).spares(); }
-ServiceCounters Service::counters() const { return detail::require(engine_).counters(); }
-ServiceMetrics Service::get_metrics() const { return detail::require(engine_).metrics(); }
+std::vector<ReplicaStatus> Service::replicas() const { return detail::steer(engine_).replicas(); }
+std::vector<ReplicaStatus> Service::spares() const { return detail::steer(engine_).spares(); }
+ServiceCounters Service::counters() const { return detail::steer(engine_).counters(); }
+ServiceMetrics Service::get_metrics() const { return detail::steer(engine_).metrics(); }
 MetricsSummary Service::get_metrics_summary() const {
-  return detail::require(engine_).metrics_summary();
+  return detail::steer(engine_).metrics_summary();
 }
 Tensor Service::allocate(DType dtype, const std::vector<std::int64_t>& shape,
                          std::optional<std::chrono::nanoseconds> timeout) const {
-  return detail::require(engine_).allocate(dtype, shape, timeout);
+  return detail::steer(engine_).allocate(dtype, shape, timeout);
 }
-void Service::restart_replicas() const { detail::require(engine_).restart_replicas(); }
+void Service::restart_replicas() const { detail::steer(engine_).restart_replicas(); }
 
-void Service::scale(int num_replicas) const { detail::require(engine_).scale(num_replicas); }
-void Service::shutdown() { detail::close(engine_, false); }
+void Service::scale(int num_replicas) const { detail::steer(engine_).scale(num_replicas); }
+void Service::shutdown() {
+  core::require_no_router();
+  detail::close(engine_, false);
+}
 
 ActorMesh::ActorMesh(std::shared_ptr<core::Engine> engine) : engine_(std::move(engine)) {}
 ActorMesh::ActorMesh(ActorMesh&&) noexcept = default;
@@ -130,13 +143,14 @@ const std::string& ActorMesh::name() const { return detail::require(engine_).lau
 std::size_t ActorMesh::size() const {
   return static_cast<std::size_t>(detail::require(engine_).launch().options.procs);
 }
-std::vector<int> ActorMesh::pids() const {
-  return detail::require(engine_).replicas().front().pids;
-}
+std::vector<int> ActorMesh::pids() const { return detail::steer(engine_).replicas().front().pids; }
 Tensor ActorMesh::allocate(DType dtype, const std::vector<std::int64_t>& shape,
                            std::optional<std::chrono::nanoseconds> timeout) const {
-  return detail::require(engine_).allocate(dtype, shape, timeout);
+  return detail::steer(engine_).allocate(dtype, shape, timeout);
 }
-void ActorMesh::shutdown() { detail::close(engine_, false); }
+void ActorMesh::shutdown() {
+  core::require_no_router();
+  detail::close(engine_, false);
+}
 
 }  // namespace forge

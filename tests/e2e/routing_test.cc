@@ -1,6 +1,7 @@
 // Which replica a call goes to, how many may wait, and for how long.
 #include <algorithm>
 #include <atomic>
+#include <functional>
 #include <map>
 #include <mutex>
 #include <optional>
@@ -205,6 +206,70 @@ TEST_F(Routing, ARouterThatFailsFailsItsCallerAlone) {
   router->deed = Deed::first;
   for (int i = 0; i < 300; ++i) value_of(pid.route());
   EXPECT_EQ(value_of(pid.fanout()).size(), 2U);
+}
+
+/// Does `deed` before it chooses.
+class Busybody : public Router {
+ public:
+  const Replica& get_replica(std::span<const Replica> healthy, const RouteContext&) override {
+    if (deed) deed();
+    return healthy.front();
+  }
+  bool wants_load() const override {
+    if (throws) throw std::logic_error("undecided");
+    return true;
+  }
+  std::function<void()> deed;
+  bool throws = false;
+};
+
+TEST_F(Routing, ARouterThatAsksAServiceIsRefused) {
+  const auto router = std::make_shared<Busybody>();
+  Service service = serve({.num_replicas = 2, .routers = {{"pid", router}}});
+  const Service other = serve();
+  const auto pid = service.endpoint<std::int64_t()>("pid");
+  const auto same = service.endpoint<std::int64_t(std::int64_t)>("i64");
+  const CancelSource source;
+  auto open = other.endpoint<void()>("until_cancelled").with({.cancel = source.token()}).route();
+  const std::vector<std::function<void()>> deeds{
+      [&] { (void)service.replicas(); },
+      [&] { (void)other.replicas(); },
+      [&] { (void)service.spares(); },
+      [&] { (void)service.counters(); },
+      [&] { (void)service.get_metrics(); },
+      [&] { (void)service.get_metrics_summary(); },
+      [&] { (void)service.session_map(); },
+      [&] { (void)service.start_session(); },
+      [&] { const Session session = service.session(); },
+      [&] { service.terminate_session("s"); },
+      [&] { (void)service.endpoint<std::int64_t()>("pid"); },
+      [&] { (void)service.allocate(DType::u8, {8}); },
+      [&] { (void)same.route(1).get(); },
+      [&] { (void)same.fanout(1).get(); },
+      [&] { (void)open.wait_for(1ms); },
+      [&] { source.cancel(); },
+      [&] { service.scale(2); },
+      [&] { service.restart_replicas(); },
+      [&] { service.update(payloads); },
+      [&] { service.shutdown(); },
+      [&] { controller.load(plugin_path("payloads")); },
+      [&] { controller.shutdown(); },
+      [&] { serve(); },
+  };
+  for (std::size_t i = 0; i < deeds.size(); ++i) {
+    router->deed = deeds[i];
+    EXPECT_THAT(error_of<InvalidArgument>(pid.with({.timeout = 60s}).route()),
+                AllOf(HasSubstr("'pid'"), HasSubstr("router")))
+        << "deed " << i;
+    router->deed = nullptr;
+    EXPECT_GT(value_of(pid.route()), 0);
+  }
+  router->throws = true;
+  EXPECT_THAT(error_of<InvalidArgument>(pid.route()), HasSubstr("undecided"));
+  router->throws = false;
+  EXPECT_EQ(value_of(same.route(1)), 1);
+  source.cancel();
+  error_of<Cancelled>(std::move(open));
 }
 
 TEST_F(Routing, ACallThatWaitedForAReplicaKeepsItsKey) {

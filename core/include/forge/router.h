@@ -29,8 +29,10 @@ struct RouteContext {
   std::string_view key;
 };
 
-/// Called in the controller, by one thread at a time per router. It must not call the service it
-/// routes for.
+/// Called in the controller, by one thread at a time per router, while its service is locked: it decides
+/// by what it is given and by what other threads have left for it, and should take microseconds. Calls of
+/// services, meshes, sessions, endpoints, futures, cancel sources and controllers throw InvalidArgument
+/// there.
 class Router {
  public:
   virtual ~Router() = default;
