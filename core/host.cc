@@ -79,7 +79,7 @@ Host::Host(ControllerOptions options)
                {"least_loaded", [] { return std::make_shared<LeastLoadedRouter>(); }},
                {"power_of_two_choices", [] { return std::make_shared<PowerOfTwoRouter>(); }},
                {"hash", [] { return std::make_shared<HashRouter>(); }}},
-      log_(open_log(options_.log_level, options_.on_log)),
+      log_(options_.log_level, options_.on_log),
       engine_thread_(options_.cpus) {
   if (!options_.metrics_address.empty()) {
     exporter_ =
@@ -165,6 +165,7 @@ void Host::close() {
   watchdog_.stop();
   engine_thread_.stop();
   output_.stop();
+  log_.close();
 }
 
 std::string Host::keep(replicas::Recording recording) {

@@ -19,26 +19,6 @@ namespace {
 
 using shm::FileDescriptor;
 
-/// All controllers of a program share its stdout and stderr.
-std::mutex writing;
-
-/// Errors are ignored: a program that has closed its stdout does not want to see anything. SIGPIPE is
-/// blocked like all signals.
-void write_all(int fd, std::string_view bytes) {
-  const std::lock_guard lock(writing);
-  while (!bytes.empty()) {
-    const ssize_t written = ::write(fd, bytes.data(), bytes.size());
-    if (written >= 0) {
-      bytes.remove_prefix(static_cast<std::size_t>(written));
-    } else if (errno == EAGAIN) {  // the program has made it non-blocking
-      pollfd room{fd, POLLOUT, 0};
-      ::poll(&room, 1, -1);
-    } else if (errno != EINTR) {
-      return;
-    }
-  }
-}
-
 std::string prefix_of(const std::string& name) { return "[" + name + "] "; }
 
 /// Only our end does not block: workers expect that theirs does.
@@ -57,7 +37,11 @@ std::size_t bytes_in(const FileDescriptor& pipe) {
 
 }  // namespace
 
-Output::Output() : wakeup_(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)), buffer_(kLongestLine) {
+Output::Output()
+    : wakeup_(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)),
+      out_(Outlet::standard(STDOUT_FILENO)),
+      err_(Outlet::standard(STDERR_FILENO)),
+      buffer_(kLongestLine) {
   if (!wakeup_)
     throw Unavailable("eventfd: the process has no descriptor left; raise its limit (ulimit -n)");
   thread_ = shm::start_thread("forge-output", {}, [this] { run(); });
@@ -70,11 +54,16 @@ void Output::stop() {
     return;
   }
   {
-    const std::lock_guard lock(mutex_);
+    std::unique_lock lock(mutex_);
     stop_ = true;
+    wake();
+    if (!changed_.wait_for(lock, Outlet::kLongestDrain, [&] { return ended_; })) hurry_ = true;
   }
-  wake();
   thread_.join();
+  std::unique_lock lock(mutex_);
+  const auto outlets = {std::exchange(out_, nullptr), std::exchange(err_, nullptr)};
+  lock.unlock();
+  for (const auto& outlet : outlets) outlet->drain();  // others may hold them, too
 }
 
 Result<Output::Ends> Output::open(const std::string& name) {
@@ -118,7 +107,12 @@ void Output::flush() {
   std::unique_lock lock(mutex_);
   const std::uint64_t mine = ++asked_;
   wake();
-  changed_.wait(lock, [&] { return flushed_ >= mine || stop_; });
+  changed_.wait_for(lock, Outlet::kLongestDrain, [&] { return flushed_ >= mine || stop_; });
+  const auto outlets = {out_, err_};  // stop() gives them up
+  lock.unlock();
+  for (const auto& outlet : outlets) {
+    if (outlet) outlet->drain();
+  }
 }
 
 void Output::wake() { (void)!::eventfd_write(wakeup_.get(), 1); }
@@ -155,6 +149,7 @@ void Output::run() {
       const std::lock_guard lock(mutex_);
       std::erase_if(pipes_, [](const Pipe& pipe) { return pipe.ended; });
       flushed_ = flushed;
+      ended_ = stop;
     }
     changed_.notify_all();
     if (stop) return;
@@ -219,8 +214,8 @@ void Output::end_line(Pipe& pipe) {
 }
 
 void Output::write_lines(int target) {
-  write_all(target, lines_);
-  lines_.clear();
+  if (lines_.empty()) return;
+  (void)(target == STDOUT_FILENO ? out_ : err_)->put(std::exchange(lines_, {}), hurry_);
 }
 
 }  // namespace forge::core

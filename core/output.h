@@ -2,8 +2,8 @@
 // line by line to this program's, as "[service/replica.rank] line".
 //
 // Invariants
-//   O1  Writing may block for as long as our own stdout does, so only this thread writes. A worker whose
-//       pipe is full waits.
+//   O1  This thread waits for our own stdout as long as that gets on, and workers whose pipes are full
+//       wait for it. When nobody reads any more, lines are dropped and counted (outlet.h).
 //   O2  What a worker wrote before it died is written, whatever killed it: it lies in the pipe.
 //   O3  A pipe is closed when its worker has been reaped, also if somebody else still holds its other
 //       end.
@@ -11,14 +11,17 @@
 
 #include <forge/result.h>
 
+#include <atomic>
 #include <condition_variable>
 #include <cstdint>
+#include <memory>
 #include <mutex>
 #include <string>
 #include <string_view>
 #include <thread>
 #include <vector>
 
+#include "core/outlet.h"
 #include "shm/file_descriptor.h"
 
 namespace forge::core {
@@ -39,7 +42,7 @@ class Output {
   /// Throws Unavailable if the system has no descriptor or thread left.
   Output();
   ~Output() { stop(); }
-  /// Writes what there is and ends the thread. Idempotent.
+  /// Writes what there is, as far as it is read, and ends the thread. Idempotent.
   void stop();
 
   /// Pipes for the worker called `name`. Error: Unavailable.
@@ -49,7 +52,7 @@ class Output {
   void rename(std::uint64_t id, const std::string& name);
   /// That worker is dead. What it left in its pipes is still written.
   void close(std::uint64_t id);
-  /// Returns when all that workers left which were closed before has been written.
+  /// Returns when all that workers left which were closed before has been written, or nobody reads it.
   void flush();
 
  private:
@@ -76,8 +79,11 @@ class Output {
   void end_line(Pipe& pipe);
   void write_lines(int target);
 
-  shm::FileDescriptor wakeup_;  // eventfd
-  std::mutex mutex_;            // guards these six, and who is in pipes_; a leaf
+  shm::FileDescriptor wakeup_;      // eventfd
+  std::shared_ptr<Outlet> out_;     // null once stopped
+  std::shared_ptr<Outlet> err_;     // likewise
+  std::atomic<bool> hurry_{false};  // do not wait for them any more
+  std::mutex mutex_;                // guards these seven, and who is in pipes_; a leaf
   std::condition_variable changed_;
   std::vector<Pipe> opened_;  // not seen by the thread yet
   std::vector<std::uint64_t> closed_;
@@ -85,6 +91,7 @@ class Output {
   std::uint64_t asked_ = 0;    // flushes
   std::uint64_t flushed_ = 0;  // of them, how many are done
   bool stop_ = false;
+  bool ended_ = false;
 
   // Owned by the thread.
   std::vector<Pipe> pipes_;

@@ -8,6 +8,7 @@
 #include <pty.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <atomic>
 #include <cstdio>
 #include <cstdlib>
@@ -34,14 +35,16 @@ class LogTest : public ::testing::Test {
   LogTest() { ::unsetenv("FORGE_LOG"); }
   ~LogTest() override { ::unsetenv("FORGE_LOG"); }
 
-  Log hearing() {
+  OnLog hearing() {
     return [this](LogLevel level, std::string_view text) { heard.emplace_back(level, text); };
   }
   /// The levels that come through when it was asked for this one.
   std::vector<LogLevel> heard_at(LogLevel level) {
-    const Log log = open_log(level, hearing());
+    const Log log(level, hearing());
+    log.drain();
     heard.clear();  // what opening it had to say
     for (const LogLevel of : kAll) log(of, "a line");
+    log.close();
     std::vector<LogLevel> levels;
     for (const auto& line : heard) levels.push_back(line.first);
     return levels;
@@ -100,18 +103,19 @@ TEST_F(LogTest, SaysThatTheEnvironmentNamesNoLevelAndKeepsItsOwn) {
   for (const char* const name : {"verbose", "Debug", "warning ", "{}"}) {
     ::setenv("FORGE_LOG", name, 1);
     EXPECT_THAT(heard_at(LogLevel::error), ElementsAre(LogLevel::error)) << name;
-    (void)open_log(LogLevel::off, hearing());
+    (void)Log(LogLevel::off, hearing());
     EXPECT_EQ(heard.back().first, LogLevel::warning) << "whatever its own level is";
     EXPECT_THAT(heard.back().second, HasSubstr(std::string("FORGE_LOG is '") + name + "'"));
   }
 }
 
 TEST_F(LogTest, OnLogHearsTheTextAsItIs) {
-  const Log log = open_log(LogLevel::debug, hearing());
+  const Log log(LogLevel::debug, hearing());
   const std::string text = std::string("{} {0:d} %v %s\n\x1b[31m two lines \xff") + '\0' + "end";
   EXPECT_EQ(captured_in_a_pipe([&] {
               log(LogLevel::info, text);
               log(LogLevel::error, "");
+              log.drain();
             }),
             "");
   EXPECT_THAT(heard, ElementsAre(std::pair(LogLevel::info, text),
@@ -121,7 +125,7 @@ TEST_F(LogTest, OnLogHearsTheTextAsItIs) {
 TEST_F(LogTest, OnLogHearsOneLineAtATime) {
   std::atomic<int> inside{0};
   int lines = 0;  // not atomic: a thread sanitizer would see two at once
-  const Log log = open_log(LogLevel::info, [&](LogLevel, std::string_view) {
+  const Log log(LogLevel::info, [&](LogLevel, std::string_view) {
     EXPECT_EQ(inside.fetch_add(1), 0);
     ++lines;
     inside.fetch_sub(1);
@@ -133,22 +137,28 @@ TEST_F(LogTest, OnLogHearsOneLineAtATime) {
     });
   }
   for (std::thread& thread : threads) thread.join();
+  log.close();
   EXPECT_EQ(lines, 4000);
 }
 
-TEST_F(LogTest, WhatOnLogThrowsStaysThere) {
-  const Log typed = open_log(LogLevel::info, [](LogLevel, std::string_view) {
-    throw std::runtime_error("the disk is full");
-  });
-  EXPECT_THAT(captured_in_a_pipe([&] { EXPECT_NO_THROW(typed(LogLevel::info, "a line")); }),
-              HasSubstr("the disk is full"));
-  const Log untyped = open_log(LogLevel::info, [](LogLevel, std::string_view) { throw 1; });
-  captured_in_a_pipe([&] { EXPECT_NO_THROW(untyped(LogLevel::info, "a line")); });
+TEST_F(LogTest, WhatOnLogThrowsIsCountedAndToldButNotEachTime) {
+  const auto told = [](const OnLog& on_log) {
+    return captured_in_a_pipe([&] {
+      const Log log(LogLevel::info, on_log);
+      for (int i = 0; i < 7; ++i) log(LogLevel::info, "a line");
+    });
+  };
+  const std::string typed =
+      told([](LogLevel, std::string_view) { throw std::runtime_error("the disk is full"); });
+  EXPECT_THAT(typed, HasSubstr("on_log threw: the disk is full (1 times so far)"));
+  EXPECT_THAT(typed, HasSubstr("(4 times so far); the line was: a line\n"));
+  EXPECT_EQ(std::count(typed.begin(), typed.end(), '\n'), 3);
+  EXPECT_THAT(told([](LogLevel, std::string_view) { throw 1; }), HasSubstr("on_log threw"));
 }
 
 TEST_F(LogTest, StandardErrorHasTimeAndLevelAndNoColoursOutsideOfATerminal) {
   const std::string text = captured_in_a_pipe([] {
-    const Log log = open_log(LogLevel::warning, nullptr);
+    const Log log(LogLevel::warning, nullptr);
     log(LogLevel::info, "not this");
     log(LogLevel::warning, "it is {so} 100% hot");
   });
@@ -161,8 +171,8 @@ TEST_F(LogTest, ATerminalGetsColours) {
   int terminal = -1;
   int end = -1;
   ASSERT_EQ(::openpty(&terminal, &end, nullptr, nullptr, nullptr), 0);
-  const std::string text = captured(
-      terminal, end, [] { open_log(LogLevel::warning, nullptr)(LogLevel::error, "too hot"); });
+  const std::string text =
+      captured(terminal, end, [] { Log(LogLevel::warning, nullptr)(LogLevel::error, "too hot"); });
   EXPECT_THAT(text, HasSubstr("\x1b["));
   EXPECT_THAT(text, HasSubstr("forge ["));
   EXPECT_THAT(text, HasSubstr("] too hot"));
@@ -171,8 +181,9 @@ TEST_F(LogTest, ATerminalGetsColours) {
 TEST_F(LogTest, AClosedStandardErrorIsNoError) {
   const int saved = ::fcntl(STDERR_FILENO, F_DUPFD_CLOEXEC, 100);
   ::close(STDERR_FILENO);
-  const Log log = open_log(LogLevel::debug, nullptr);
+  const Log log(LogLevel::debug);
   EXPECT_NO_THROW(log(LogLevel::error, "nobody reads this"));
+  log.drain();
   ::dup2(saved, STDERR_FILENO);
   ::close(saved);
 }

@@ -8,7 +8,9 @@
 #include <sys/wait.h>
 
 #include <cstring>
+#include <future>
 #include <optional>
+#include <utility>
 
 #include "control_client.h"
 #include "core/statistics_segment.h"
@@ -317,11 +319,13 @@ TEST_F(Observe, IsNoConditionForServing) {
   const std::string deep = runtime.folder.file(std::string(100, 'x'));
   ASSERT_EQ(::mkdir(deep.c_str(), 0700), 0);
   ::setenv("XDG_RUNTIME_DIR", deep.c_str(), 1);  // a socket's name cannot be so long
-  std::string logged;
   ControllerOptions options;
-  options.on_log = [&](LogLevel, std::string_view text) { logged += text; };
+  std::promise<std::string> first;
+  options.on_log = [&, told = false](LogLevel, std::string_view text) mutable {
+    if (!std::exchange(told, true)) first.set_value(std::string(text));
+  };
   controller.emplace(std::move(options));
-  EXPECT_THAT(logged, HasSubstr("forge command"));
+  EXPECT_THAT(first.get_future().get(), HasSubstr("forge command"));
   const Service service = serve({});
   EXPECT_EQ(value_of(service.endpoint<std::int64_t(std::int64_t)>("echo").route(5)), 5);
 }
