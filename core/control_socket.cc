@@ -26,6 +26,8 @@ constexpr std::size_t kMostWaiting = std::size_t{1} << 20;
 /// Who has taken nothing for so long of what waits for him is dropped.
 constexpr std::chrono::seconds kPatience{5};
 constexpr std::chrono::seconds kDeaf{1};
+/// Who has got his answers and asked for no more for so long makes room for others.
+constexpr std::chrono::seconds kQuiet{10};
 constexpr std::chrono::milliseconds kProgress{500};
 constexpr std::chrono::seconds kLongestTrace{600};
 constexpr std::size_t kEventsAtOnce = 100;
@@ -153,12 +155,30 @@ void ControlSocket::accept_all(SteadyTime now) {
     unsigned user = 0;
     int process = 0;
     if (!peer_of(fd.get(), user, process) || user != ::geteuid()) continue;
-    if (clients_.size() == kMostClients) continue;
+    if (clients_.size() == kMostClients && !make_room(now)) continue;
     Client& client = clients_.emplace_back();
     client.number = ++last_client_;
     client.fd = std::move(fd);
     client.taken = now;
+    client.heard = now;
   }
+}
+
+/// By dropping whoever came first of those that have not asked for anything yet, or else has been quiet
+/// for the longest time.
+bool ControlSocket::make_room(SteadyTime now) {
+  const auto rank = [](const Client& client) { return std::pair(client.asks != 0, client.heard); };
+  auto least = clients_.end();
+  for (auto it = clients_.begin(); it != clients_.end(); ++it) {
+    const bool waits =
+        it->watches || it->events || it->out.waiting() != 0 ||
+        std::ranges::any_of(jobs_, [&](const Job& job) { return job.client == it->number; });
+    if (waits || (it->asks != 0 && now - it->heard < kQuiet)) continue;
+    if (least == clients_.end() || rank(*it) < rank(*least)) least = it;
+  }
+  if (least == clients_.end()) return false;
+  clients_.erase(least);
+  return true;
 }
 
 /// Descriptors that come along are dropped by the kernel.
@@ -176,6 +196,8 @@ void ControlSocket::read_from(Client& client) {
       if (!frame) {
         client.gone = true;
       } else {
+        client.heard = SteadyClock::now();
+        ++client.asks;
         handle(client, **frame);
         client.gone = client.out.waiting() > kMostWaiting;
       }

@@ -63,6 +63,8 @@ class ControlSocket {
     FrameReader in{kLongestRequest};
     FrameWriter out = {};
     SteadyTime taken{};  // when he last took something of what waits for him
+    SteadyTime heard{};  // when he last asked for something, or came
+    std::uint64_t asks = 0;
     bool watches = false;
     std::optional<Events> events = {};
     bool gone = false;
@@ -84,6 +86,7 @@ class ControlSocket {
   void run();
   int timeout(SteadyTime now) const;
   void accept_all(SteadyTime now);
+  bool make_room(SteadyTime now);
   void read_from(Client& client);
   void handle(Client& client, const Json& request);
   void send_events(Client& client);

@@ -22,6 +22,7 @@ namespace fs = std::filesystem;
 using shm::FileDescriptor;
 
 constexpr const char* kEnding = ".sock";
+constexpr const char* kUnborn = ".new";
 /// Controllers of one process that can be found.
 constexpr int kMostControllers = 64;
 constexpr int kBacklog = 64;
@@ -94,6 +95,21 @@ bool is_stale(const fs::path& path) {
 
 bool remove_if_stale(const fs::path& path) { return is_stale(path) && ::unlink(path.c_str()) == 0; }
 
+/// What killed programs have left. Somebody may be about to listen at one that has no name yet: for a
+/// moment, not for a minute.
+void remove_stale_ones(const fs::path& folder) {
+  std::error_code ignored;
+  for (fs::directory_iterator it(folder, ignored), end; !ignored && it != end;
+       it.increment(ignored)) {
+    const fs::path& path = it->path();
+    std::error_code none;
+    const auto age = fs::file_time_type::clock::now() - fs::last_write_time(path, none);
+    if (path.extension() == kEnding ||
+        (path.extension() == kUnborn && !none && age > std::chrono::minutes(1)))
+      (void)remove_if_stale(path);
+  }
+}
+
 /// Gives what listens at `from` the name `to`, unless that is somebody's.
 bool name_it(const fs::path& from, const fs::path& to) {
   for (int attempt = 0; attempt < 2; ++attempt) {
@@ -144,12 +160,13 @@ Result<fs::path> make_socket_folder() {
 Result<Listener> listen_in(const fs::path& folder) {
   static std::mutex making;  // two controllers of one process must not take each other's for stale
   const std::lock_guard lock(making);
+  remove_stale_ones(folder);
   for (int number = 1; number <= kMostControllers; ++number) {
     Listener made{make_socket(),
                   folder / (std::to_string(::getpid()) +
                             (number == 1 ? "" : "-" + std::to_string(number)) + kEnding)};
     // It gets its name when it listens already: in between, others would take it for stale.
-    const fs::path unborn = made.path.string() + ".new";
+    const fs::path unborn = made.path.string() + kUnborn;
     ::unlink(unborn.c_str());
     if (!made.fd ||
         with_address(unborn,

@@ -94,6 +94,24 @@ TEST_F(LocalSocket, LeftBehindMakesRoomAndIsRemoved) {
   EXPECT_EQ(listener.path.filename(), name_) << "in the place of the dead one";
 }
 
+TEST_F(LocalSocket, LeftBehindByOthersIsRemovedByWhoeverMakesOne) {
+  const fs::path where = folder();
+  const fs::path other = where / "1-7.sock";
+  const fs::path unborn = where / "1-7.sock.new";
+  const fs::path young = where / "1-8.sock.new";
+  for (const fs::path& path : {other, unborn, young}) {
+    const auto dead = std::move(listen_in(where)).value();
+    fs::rename(dead.path, path);
+  }
+  fs::last_write_time(unborn, fs::file_time_type::clock::now() - std::chrono::hours(1));
+  const auto living = std::move(listen_in(where)).value();
+  const auto second = std::move(listen_in(where)).value();
+  EXPECT_FALSE(fs::exists(other));
+  EXPECT_FALSE(fs::exists(unborn));
+  EXPECT_TRUE(fs::exists(young)) << "somebody may be about to listen there";
+  EXPECT_TRUE(fs::exists(living.path));
+}
+
 TEST_F(LocalSocket, OfADeadProcessIsStaleThoughItsChildHoldsIt) {
   int pipe[2];
   ASSERT_EQ(::pipe2(pipe, O_CLOEXEC), 0);

@@ -272,6 +272,13 @@ TEST_F(Observe, HasRoomForSoManyOnly) {
   }));
 }
 
+TEST_F(Observe, WhoSaysNothingMakesRoom) {
+  std::vector<std::unique_ptr<Client>> silent;
+  for (int i = 0; i < 64; ++i) silent.push_back(std::make_unique<Client>(path()));
+  Client client(path());
+  EXPECT_EQ(client.ask({{"command", "hello"}})["ok"], true);
+}
+
 TEST_F(Observe, RefusesAnotherUser) {
   if (::geteuid() != 0) GTEST_SKIP() << "only root can become somebody else";
   const std::string name = path();
