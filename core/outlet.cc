@@ -79,6 +79,7 @@ struct Outlet::Queue {
   bool stalled = false;        // somebody has waited for kStall in vain
   bool closing = false;        // the thread ends when there is no text left
   bool ended = false;
+  bool stream = false;  // standard output or error: nothing of the program's is called
   std::thread thread;
 };
 
@@ -171,9 +172,14 @@ Outlet::~Outlet() {
     if (thread.joinable()) thread.join();
     return;
   }
-  // W4: what is still there finds nobody.
+  // W4: what is still there finds nobody, but for the count of it in a stream of the program's.
+  for (const Text& text : queue_->texts) {
+    queue_->dropped += lines_in(text.text);
+    queue_->bytes -= cost(text.text);
+    ++queue_->taken;
+  }
   queue_->texts.clear();
-  queue_->dropped = 0;
+  if (!queue_->stream) queue_->dropped = 0;
   lock.unlock();
   if (thread.joinable()) thread.detach();
 }
@@ -200,6 +206,8 @@ std::shared_ptr<Outlet> Outlet::standard(int fd) {
         fd == STDOUT_FILENO ? "forge-stdout" : "forge-stderr",
         [fd](LogLevel, std::string_view bytes) { write_all(fd, bytes); }, note, kPiece);
   }
+  const std::lock_guard queue_lock(outlet->queue_->mutex);
+  outlet->queue_->stream = true;
   stream = {outlet, outlet->queue_};
   return outlet;
 }
