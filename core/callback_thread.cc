@@ -2,6 +2,7 @@
 
 #include <concurrentqueue/blockingconcurrentqueue.h>
 
+#include <forge/future.h>
 #include <chrono>
 #include <mutex>
 #include <optional>
@@ -9,6 +10,7 @@
 #include <vector>
 
 #include "core/fork.h"
+#include "core/host.h"
 #include "shm/threads.h"
 
 namespace forge::core {
@@ -41,7 +43,10 @@ using Timers = std::priority_queue<Timer, std::vector<Timer>, std::greater<>>;
 
 void run(std::function<void()>& work) {
   const detail::ScopeGuard guard({nullptr, &callback_loop, nullptr});
-  work();
+  // What f of then(f) throws is in a future; a coroutine of the program's own may throw out of resume().
+  if (const auto outcome = detail::capture(work); !outcome) {
+    if (const auto host = Host::any()) host->unheard("a callback", outcome.error());
+  }
   work = nullptr;
 }
 }  // namespace

@@ -304,7 +304,8 @@ void Service::update(const Plugin& plugin) const {
 
 // ---- Controller
 
-Controller::Controller(ControllerOptions options) : trust_plugins_(options.trust_plugins) {
+Controller::Controller(ControllerOptions options)
+    : trust_plugins_(options.trust_plugins || replicas::environment_trusts_plugins()) {
   check_cpus("ControllerOptions: ", options.cpus);
   host_ = core::Host::create(std::move(options));
 }

@@ -5,6 +5,14 @@
 #include <string>
 
 namespace forge::core {
+namespace {
+
+std::optional<std::string> variable(const char* name) {
+  const char* const value = std::getenv(name);  // NOLINT(concurrency-mt-unsafe)
+  return value == nullptr ? std::nullopt : std::optional<std::string>(value);
+}
+
+}  // namespace
 
 std::shared_ptr<DeviceDesk> DeviceDesk::acquire() {
   static std::mutex mutex;
@@ -15,17 +23,18 @@ std::shared_ptr<DeviceDesk> DeviceDesk::acquire() {
   return desk;
 }
 
-gpu::DeviceBook DeviceDesk::open_book() {
-  const char* const fake = std::getenv("FORGE_FAKE_DEVICES");  // tests, on machines without a GPU
-  auto all = gpu::list_devices(fake == nullptr ? std::filesystem::path("/") : fake);
-  const char* const variable = std::getenv("CUDA_VISIBLE_DEVICES");
-  if (variable == nullptr) {
+DeviceDesk::DeviceDesk()
+    : fake_(variable("FORGE_FAKE_DEVICES")), visible_(variable("CUDA_VISIBLE_DEVICES")) {}
+
+gpu::DeviceBook DeviceDesk::open_book() const {
+  auto all = gpu::list_devices(fake_.value_or("/"));
+  if (!visible_) {
     const char* const note = all.empty() ? " (no NVIDIA driver lists any)" : "";
     return gpu::DeviceBook(std::move(all), note);
   }
-  auto visible = gpu::visible_devices(all, variable);
+  auto visible = gpu::visible_devices(all, *visible_);
   return gpu::DeviceBook(std::move(visible), " (of " + std::to_string(all.size()) +
-                                                 ", by CUDA_VISIBLE_DEVICES=" + variable + ")");
+                                                 ", by CUDA_VISIBLE_DEVICES=" + *visible_ + ")");
 }
 
 }  // namespace forge::core

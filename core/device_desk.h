@@ -13,6 +13,7 @@ namespace forge::core {
 /// Any thread. Its lock is a leaf: taken under a service's, and nothing else is waited for meanwhile.
 class DeviceDesk {
  public:
+  DeviceDesk();
   /// One for all controllers that live at a time, or two of them would hand out the same device. Other
   /// programs know nothing of it; CUDA_VISIBLE_DEVICES tells each which devices are its own.
   static std::shared_ptr<DeviceDesk> acquire();
@@ -27,8 +28,11 @@ class DeviceDesk {
   }
 
  private:
-  static gpu::DeviceBook open_book();
+  gpu::DeviceBook open_book() const;
 
+  // As the environment said when this was made.
+  const std::optional<std::string> fake_;     // tests, on machines without a GPU
+  const std::optional<std::string> visible_;  // CUDA_VISIBLE_DEVICES
   std::mutex mutex_;
   std::optional<gpu::DeviceBook> book_;
 };

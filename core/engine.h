@@ -284,6 +284,7 @@ class Engine final : public detail::Driver, public std::enable_shared_from_this<
   void begin_pulse();
   void pulse(SteadyTime now);
   std::uint64_t roll(SteadyTime now);
+  ServiceMetrics metrics_now();
   void count(Unit& unit, bool success);
   void time_begins(replicas::Entry& entry);
   void time_ends(Unit& unit, const replicas::Entry& entry, const shm::ResponseSlot& slot);
@@ -486,7 +487,7 @@ class Engine final : public detail::Driver, public std::enable_shared_from_this<
   std::uint32_t next_rank_ = 0;            // [lock] choose()
   VersionPtr version_;                     // [lock] what the service runs
   VersionPtr next_version_;                // [lock] what it is being updated to; null: nothing
-  std::optional<Autoscaler> autoscaler_;   // [lock] none: the number of replicas is left to users
+  std::optional<Autoscaler> autoscaler_;   // the watchdog thread's; none: users say how many
   std::deque<ScaleRecord> scale_records_;  // [lock] the last ones
   std::uint64_t scale_events_ = 0;         // [lock] all
   std::vector<bool> bound_;                // [lock] by endpoint: somebody may call it

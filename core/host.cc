@@ -14,6 +14,8 @@
 #include "replicas/worker.h"
 #include "shm/module.h"
 
+extern char** environ;
+
 namespace forge::core {
 namespace {
 
@@ -45,9 +47,19 @@ bool make_private(const fs::path& folder) {
          found.st_uid == ::geteuid() && (found.st_mode & 022) == 0;
 }
 
+std::map<std::string, std::string> copy_of_environment() {
+  std::map<std::string, std::string> variables;
+  for (char** entry = environ; entry != nullptr && *entry != nullptr; ++entry) {
+    const std::string_view text(*entry);
+    const auto equals = text.find('=');
+    if (equals != std::string_view::npos)
+      variables[std::string(text.substr(0, equals))] = text.substr(equals + 1);
+  }
+  return variables;
+}
+
 /// From a factory that may be the user's; `who` begins what is said about it.
-std::shared_ptr<Router> make_router(const std::function<std::shared_ptr<Router>()>& factory,
-                                    const std::string& who) {
+std::shared_ptr<Router> make_router(const RouterFactory& factory, const std::string& who) {
   std::shared_ptr<Router> router;
   try {
     router = factory();
@@ -64,15 +76,39 @@ std::shared_ptr<Router> make_router(const std::function<std::shared_ptr<Router>(
 
 bool executable(const fs::path& path) { return ::access(path.c_str(), X_OK) == 0; }
 
+struct Hosts {
+  std::mutex mutex;
+  std::vector<std::weak_ptr<Host>> all;  // under mutex
+};
+Hosts& hosts() {
+  static Hosts living;
+  return living;
+}
+
 }  // namespace
 
 std::shared_ptr<Host> Host::create(ControllerOptions options) {
   watch_forks();
-  return std::make_shared<Host>(std::move(options));
+  auto host = std::make_shared<Host>(std::move(options));
+  const std::lock_guard lock(hosts().mutex);
+  std::erase_if(hosts().all, [](const auto& other) { return other.expired(); });
+  hosts().all.push_back(host);
+  return host;
+}
+
+std::shared_ptr<Host> Host::any() {
+  const std::lock_guard lock(hosts().mutex);
+  for (const auto& host : hosts().all) {
+    if (auto found = host.lock()) return found;
+  }
+  return nullptr;
 }
 
 Host::Host(ControllerOptions options)
     : options_(std::move(options)),
+      environment_(copy_of_environment()),
+      keep_folder_(options_.poison_dir.empty() ? replicas::default_keep_folder()
+                                               : options_.poison_dir),
       identity_(Identity::of_this_program(options_.name)),
       callbacks_(CallbackThread::acquire()),
       routers_{{"round_robin", [] { return std::make_shared<RoundRobinRouter>(); }},
@@ -165,6 +201,8 @@ void Host::close() {
   watchdog_.stop();
   engine_thread_.stop();
   output_.stop();
+  for (std::string& line : unheard_.rest())
+    event({LogLevel::error, "unheard", {}, -1, std::move(line)});
   log_.close();
 }
 
@@ -189,8 +227,7 @@ std::string Host::keep(std::atomic<int>& kept, std::string name, const char* suf
                        std::function<Status(const std::string& path)> write) {
   const int number = kept.fetch_add(1, std::memory_order_relaxed);
   if (number >= kMostKept) return {};
-  const fs::path folder =
-      options_.poison_dir.empty() ? replicas::default_keep_folder() : options_.poison_dir;
+  const fs::path folder = keep_folder_;
   for (char& c : name) {
     if (std::isalnum(static_cast<unsigned char>(c)) == 0 && c != '.' && c != '_') c = '-';
   }
@@ -221,8 +258,8 @@ std::string Host::worker_path(const std::string& plugin) const {
        {"forge-worker", "../bin/forge-worker", "../libexec/forge/forge-worker"}) {
     if (executable(folder / place)) return (folder / place).lexically_normal();
   }
-  const char* named = std::getenv("FORGE_WORKER");
-  if (named != nullptr && executable(named)) return named;
+  const auto named = environment_.find("FORGE_WORKER");
+  if (named != environment_.end() && executable(named->second)) return named->second;
   throw PluginError("there is no forge-worker beside " + folder.string() +
                     " nor in $FORGE_WORKER; install forge, or set ControllerOptions::worker_path");
 }
@@ -234,6 +271,19 @@ void Host::event(Event event) {
   std::string text = event.text;
   events_.add(std::move(event));
   log_(level, text);
+}
+
+void Host::call(const char* what, const std::function<void()>& callback) noexcept {
+  const auto outcome = detail::capture(callback);
+  if (!outcome) unheard(what, outcome.error());
+}
+
+void Host::unheard(const std::string& who, const Error& error) noexcept {
+  try {
+    if (const auto line = unheard_.add(who, error, SteadyClock::now()))
+      event({LogLevel::error, "unheard", {}, -1, *line});
+  } catch (...) {  // there was no memory for it
+  }
 }
 
 void Host::set_actor_failure_callback(std::function<void(const ActorFailure&)> callback) {
@@ -249,7 +299,7 @@ void Host::report_actor_failure(ActorFailure failure) {
       callback = self->on_failure_;
     }
     if (callback) {
-      callback(failure);
+      self->call("on_actor_failure", [&] { callback(failure); });
     } else {
       self->log(LogLevel::error, "actor mesh '" + failure.mesh + "': " + failure.reason +
                                      "; set controller.on_actor_failure to stop the job");
@@ -257,8 +307,7 @@ void Host::report_actor_failure(ActorFailure failure) {
   });
 }
 
-void Host::register_router(const std::string& name,
-                           std::function<std::shared_ptr<Router>()> factory) {
+void Host::register_router(const std::string& name, RouterFactory factory) {
   if (name.empty() || !factory) throw InvalidArgument("register_router needs a name and a factory");
   const std::lock_guard lock(mutex_);
   if (!routers_.emplace(name, std::move(factory)).second) {

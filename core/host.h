@@ -4,6 +4,7 @@
 #include <forge/controller.h>
 
 #include <atomic>
+#include <map>
 #include <memory>
 #include <mutex>
 #include <string>
@@ -18,10 +19,13 @@
 #include "core/log.h"
 #include "core/metrics_exporter.h"
 #include "core/output.h"
+#include "core/unheard.h"
 #include "replicas/recording.h"
 #include "replicas/spawner.h"
 
 namespace forge::core {
+
+using RouterFactory = std::function<std::shared_ptr<Router>()>;
 
 /// Any thread. Kept alive by services, plugins and endpoints; closed by ~Controller.
 class Host : public std::enable_shared_from_this<Host> {
@@ -43,6 +47,9 @@ class Host : public std::enable_shared_from_this<Host> {
     return options_.default_timeout;
   }
   std::chrono::nanoseconds shutdown_grace() const { return options_.shutdown_grace; }
+  /// This program's, as it was when the controller was made. Threads of forge look at no other: the
+  /// program may change its own at any time, which is not safe beside a getenv().
+  const std::map<std::string, std::string>& environment() const { return environment_; }
   /// The program that runs workers of this plugin ("": linked-in actors). Throws PluginError.
   std::string worker_path(const std::string& plugin) const;
   void log(LogLevel level, const std::string& text);
@@ -65,10 +72,17 @@ class Host : public std::enable_shared_from_this<Host> {
   /// The same with the text of a crash, for `forge postmortem`.
   std::string keep_report(const std::string& worker, const std::string& text);
 
-  void register_router(const std::string& name, std::function<std::shared_ptr<Router>()> factory);
+  void register_router(const std::string& name, RouterFactory factory);
   /// One router per endpoint, as its options or the service's say. Throws if one is unknown.
   std::vector<std::shared_ptr<Router>> make_routers(const replicas::ActorManifest& actor,
                                                     const Options& options);
+
+  /// Calls something of the program's, under no lock. What it throws is logged and counted.
+  void call(const char* what, const std::function<void()>& callback) noexcept;
+  /// An error of a callback, or of a future, that nobody receives.
+  void unheard(const std::string& who, const Error& error) noexcept;
+  /// A controller that lives, whichever; null: none does.
+  static std::shared_ptr<Host> any();
 
   void set_actor_failure_callback(std::function<void(const ActorFailure&)> callback);
   void report_actor_failure(ActorFailure failure);
@@ -78,19 +92,22 @@ class Host : public std::enable_shared_from_this<Host> {
                    std::function<Status(const std::string& path)> write);
 
   const ControllerOptions options_;
+  const std::map<std::string, std::string> environment_;
+  const std::string keep_folder_;  // what deaths leave
   const Identity identity_;
   const std::shared_ptr<CallbackThread> callbacks_;
   const std::shared_ptr<DeviceDesk> devices_ = DeviceDesk::acquire();
   std::mutex close_mutex_;  // before mutex_
   std::mutex mutex_;
-  bool closed_ = false;                                                      // under mutex_
-  std::vector<std::shared_ptr<Engine>> engines_;                             // under mutex_
-  std::shared_ptr<TraceRecorder> recorder_;                                  // under mutex_
-  std::function<void(const ActorFailure&)> on_failure_;                      // under mutex_
-  std::map<std::string, std::function<std::shared_ptr<Router>()>> routers_;  // under mutex_
+  bool closed_ = false;                                  // under mutex_
+  std::vector<std::shared_ptr<Engine>> engines_;         // under mutex_
+  std::shared_ptr<TraceRecorder> recorder_;              // under mutex_
+  std::function<void(const ActorFailure&)> on_failure_;  // under mutex_
+  std::map<std::string, RouterFactory> routers_;         // under mutex_
 
   const Log log_;
   EventLog events_;
+  UnheardErrors unheard_;
   std::atomic<int> kept_{0};
   std::atomic<int> reported_{0};
   Output output_;

@@ -13,8 +13,6 @@
 #include "replicas/affinity.h"
 #include "replicas/worker.h"
 
-extern char** environ;
-
 namespace forge::core {
 namespace {
 
@@ -24,15 +22,9 @@ constexpr std::chrono::milliseconds kComeBack{1};
 
 /// The environment of one worker: ours, then the service's, then the rank's, then forge's own variables.
 /// Devices are no heirloom: it sees its own, those that the service names, or none.
-std::vector<std::string> environment(const Launch& launch, std::uint32_t rank,
+std::vector<std::string> environment(std::map<std::string, std::string> variables,
+                                     const Launch& launch, std::uint32_t rank,
                                      const gpu::Device& device, const std::string& master_port) {
-  std::map<std::string, std::string> variables;
-  for (char** entry = environ; *entry != nullptr; ++entry) {
-    const std::string_view text(*entry);
-    const auto equals = text.find('=');
-    if (equals != std::string_view::npos)
-      variables[std::string(text.substr(0, equals))] = text.substr(equals + 1);
-  }
   variables["CUDA_VISIBLE_DEVICES"] = "";
   for (const char* const name : replicas::kDeviceVariables) variables.erase(name);
   for (const auto& [name, value] : launch.options.env) variables[name] = value;
@@ -322,7 +314,8 @@ Engine::Started Engine::spawn_rank(const LifePtr& life, std::uint32_t rank,
   replicas::SpawnSpec spec;
   spec.path = life->version->worker_path;
   spec.arguments = {"--forge-worker", std::to_string(::getpid())};
-  spec.environment = environment(launch_, rank, ranks[rank].seat.device, master_port);
+  spec.environment = environment(host_->environment(), launch_, rank, ranks[rank].seat.device,
+                                 master_port);
   spec.fds = {{output->out.get(), STDOUT_FILENO},
               {output->err.get(), STDERR_FILENO},
               {ranks[rank].channel->request_fd(), replicas::kRequestFd},

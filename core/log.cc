@@ -7,6 +7,7 @@
 #include <spdlog/details/os.h>
 #include <spdlog/logger.h>
 #include <spdlog/sinks/base_sink.h>
+#include <time.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -159,6 +160,7 @@ struct Log::Writer {
 };
 
 Log::Log(LogLevel level, OnLog on_log) : writer_(std::make_shared<Writer>(std::move(on_log))) {
+  ::tzset();                                          // or the first line would, on whatever thread
   const char* const name = std::getenv("FORGE_LOG");  // NOLINT(concurrency-mt-unsafe)
   const auto named = level_called(name == nullptr ? "" : name);
   if (name != nullptr && *name != '\0' && !named) {

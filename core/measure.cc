@@ -142,6 +142,10 @@ void Engine::update_healthy() {
 
 ServiceMetrics Engine::metrics() {
   const Lock lock(mutex_);
+  return metrics_now();
+}
+
+ServiceMetrics Engine::metrics_now() {
   const auto now = SteadyClock::now();
   if (next_pulse_ != SteadyTime::max()) roll(now);
   ServiceMetrics metrics;

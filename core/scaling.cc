@@ -172,7 +172,10 @@ void Engine::autoscale_later() {  // on the watchdog thread
 }
 
 void Engine::autoscale() {  // on the watchdog thread
-  if (!launch_.options.autoscaling.policy) return autoscale_by(std::nullopt);
+  if (!launch_.options.autoscaling.policy) {
+    on_watchdog([this](Lock&) { autoscale_by(std::nullopt); });
+    return;
+  }
   // The user's code: where it keeps nobody from seeing deaths, and without the lock.
   CallbackThread::post([weak = weak_from_this()] {
     if (const auto self = weak.lock()) self->ask_policy();
@@ -180,26 +183,21 @@ void Engine::autoscale() {  // on the watchdog thread
 }
 
 void Engine::ask_policy() {  // on the callback thread
-  const ServiceMetrics metrics = this->metrics();
-  ScalingInput input;
-  {
-    const Lock lock(mutex_);
-    if (state_ != State::serving) return;
-    input = scaling_input(metrics);
-  }
-  autoscale_by(Autoscaler::ask(*launch_.options.autoscaling.policy, input));
+  Lock lock(mutex_);
+  if (state_ != State::serving) return;
+  const ScalingInput input = scaling_input(metrics_now());
+  lock.unlock();
+  const ScalingDecision wish = Autoscaler::ask(*launch_.options.autoscaling.policy, input);
+  lock.lock();
+  autoscale_by(wish);
 }
 
 /// `wish`: the policy's, if there is one.
 void Engine::autoscale_by(const std::optional<ScalingDecision>& wish) {
-  const ServiceMetrics metrics = this->metrics();
-  {
-    const Lock lock(mutex_);
-    if (state_ != State::serving) return;
-    if (!rolling_) {  // while replicas are replaced, their number stays
-      const ScalingDecision decision = autoscaler_->decide(scaling_input(metrics), wish);
-      scale_to(static_cast<std::size_t>(decision.replicas), decision.reason);
-    }
+  if (state_ != State::serving) return;
+  if (!rolling_) {  // while replicas are replaced, their number stays
+    const ScalingDecision decision = autoscaler_->decide(scaling_input(metrics_now()), wish);
+    scale_to(static_cast<std::size_t>(decision.replicas), decision.reason);
   }
   host_->watchdog().post([self = shared_from_this()] { self->autoscale_later(); });
 }

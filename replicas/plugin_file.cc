@@ -52,8 +52,11 @@ Status check_folder(const std::string& plugin, const fs::path& file) {
 
 }  // namespace
 
+bool environment_trusts_plugins() {
+  return std::getenv(kTrustPlugins) != nullptr;  // NOLINT(concurrency-mt-unsafe)
+}
+
 Status check_plugin_file(const std::string& path) {
-  if (std::getenv(kTrustPlugins) != nullptr) return {};  // NOLINT(concurrency-mt-unsafe)
   struct stat status {};
   std::error_code error;
   const fs::path real = fs::canonical(path, error);

@@ -15,5 +15,7 @@ inline constexpr const char* kTrustPlugins = "FORGE_TRUST_PLUGINS";
 /// same for a symbolic link to it. PluginError that names the file, what is wrong and what to do.
 /// Says nothing against what is not there or no file: that is for whoever opens it.
 Status check_plugin_file(const std::string& path);
+/// Does the environment say kTrustPlugins?
+bool environment_trusts_plugins();
 
 }  // namespace forge::replicas

@@ -1,4 +1,8 @@
 // What the embedding program hands to forge to be called: it may ask, it may hang, it may throw.
+#include <algorithm>
+#include <atomic>
+#include <coroutine>
+#include <functional>
 #include <future>
 #include <memory>
 #include <mutex>
@@ -12,7 +16,6 @@
 namespace forge::e2e {
 namespace {
 
-using ::testing::Contains;
 using ::testing::HasSubstr;
 using Echo = std::int64_t(std::int64_t);
 
@@ -92,6 +95,82 @@ TEST_F(Callbacks, AllLinesAreWithOnLogWhenTheControllerIsDown) {
   service.shutdown();
   logging.shutdown();
   EXPECT_TRUE(hears("service 'short': has stopped"));
+}
+
+TEST_F(Callbacks, AnOnActorFailureThatThrowsIsLogged) {
+  Controller& logging = listening();
+  logging.on_actor_failure([](const ActorFailure&) { throw std::runtime_error("it has no bed"); });
+  const ActorMesh mesh = faulty(logging).as_actor();
+  kill_and_wait(mesh.pids().at(0));
+  EXPECT_TRUE(hears("on_actor_failure"));
+  EXPECT_TRUE(hears("it has no bed"));
+  EXPECT_EQ(outcome(await(mesh.endpoint<Echo>("echo").call_one(1))), "worker_lost");
+}
+
+/// A coroutine of the program's own that lets what it throws out of resume().
+struct Loose {
+  struct promise_type {
+    Loose get_return_object() const { return {}; }
+    std::suspend_never initial_suspend() const noexcept { return {}; }
+    std::suspend_never final_suspend() const noexcept { return {}; }
+    void return_void() const noexcept {}
+    void unhandled_exception() const { throw; }
+  };
+};
+
+TEST_F(Callbacks, ACoroutineThatThrowsOutOfItsAwaitIsLogged) {
+  const Service service = faulty(listening()).as_service();
+  const auto echo = service.endpoint<Echo>("echo");
+  const auto sleep = service.endpoint<void(std::int64_t)>("sleep_ms");
+  [](Future<void> nap) -> Loose {
+    co_await std::move(nap);
+    throw std::runtime_error("nobody catches this");
+  }(sleep.route(50));
+  EXPECT_TRUE(hears("nobody catches this"));
+  EXPECT_EQ(value_of(echo.route(1).then([](std::int64_t one) { return one + 1; })), 2);
+}
+
+TEST_F(Callbacks, AFactoryOfRoutersMayThrowOrGiveNoneOrAsk) {
+  Controller& logging = listening();
+  logging.register_router(
+      "throws", []() -> std::shared_ptr<Router> { throw std::runtime_error("there is no map"); });
+  logging.register_router("none", [] { return nullptr; });
+  logging.register_router("asks", [&] {
+    logging.register_router("made by another", [] { return std::make_shared<PinRouter>(); });
+    return std::make_shared<PinRouter>();
+  });
+  const auto serve = [&](const std::string& router) {
+    return faulty(logging, {.endpoints = {{"echo", {.router = router}}}}).as_service();
+  };
+  EXPECT_THAT(message_of<InvalidArgument>([&] { (void)serve("throws"); }),
+              HasSubstr("router 'throws': its factory threw: there is no map"));
+  EXPECT_THAT(message_of<InvalidArgument>([&] { (void)serve("none"); }),
+              HasSubstr("router 'none': its factory gave none"));
+  EXPECT_EQ(value_of(serve("asks").endpoint<Echo>("echo").route(3)), 3);
+}
+
+/// Asks the service that it decides for, and throws the first time.
+struct AskingPolicy : ScalingPolicy {
+  ScalingDecision decide(const ScalingInput& input) override {
+    if (Service* const asked = service.load()) {
+      (void)asked->replicas();
+      if (++answers == 1) throw std::runtime_error("no idea");
+    }
+    return {input.replicas, "as it is"};
+  }
+  std::atomic<Service*> service{nullptr};
+  std::atomic<int> answers{0};
+};
+
+TEST_F(Callbacks, AScalingPolicyMayAskAndThrow) {
+  const auto policy = std::make_shared<AskingPolicy>();
+  Options options{.max_replicas = 2};
+  options.autoscaling.enabled = true;
+  options.autoscaling.policy = policy;
+  Service service = faulty(listening(), options).as_service();
+  policy->service = &service;
+  EXPECT_TRUE(wait_until([&] { return policy->answers >= 2; }));
+  EXPECT_EQ(value_of(service.endpoint<Echo>("echo").route(3)), 3);
 }
 
 }  // namespace

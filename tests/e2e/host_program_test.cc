@@ -2,6 +2,7 @@
 #include <fcntl.h>
 #include <grp.h>
 #include <signal.h>
+#include <sys/mman.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -367,6 +368,32 @@ TEST_F(Signals, WorkersInheritNeitherSignalsNorDescriptors) {
   }
   ::close(ends[0]);
   ::close(ends[1]);
+}
+
+/// A program that changes its environment moves it. Here it lies where whoever looks dies.
+TEST(Environment, IsNotLookedAtOnceTheControllerIsMade) {
+  Controller controller;  // its lines are made by threads of forge, too
+  const Service service =
+      controller.load(plugin_path("payloads"))
+          .actor("Payloads")
+          .options({.procs = 2, .num_replicas = 2, .restart = restart_at_once()})
+          .as_service();
+  const ActorFactory other = controller.load(plugin_path("faulty")).actor("Faulty");
+  void* const nowhere = ::mmap(nullptr, 4096, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  ASSERT_NE(nowhere, MAP_FAILED);
+  char** const real = std::exchange(environ, static_cast<char**>(nowhere));
+  bool back = true;
+  for (std::uint64_t life = 1; life <= 3; ++life) {
+    ::kill(service.replicas().at(0).pids.at(0), SIGKILL);
+    back = back && wait_restarted(service, 0, life);
+  }
+  auto second = other.as_service_async();
+  const bool up = second.wait_for(kPatience);
+  environ = real;
+  EXPECT_TRUE(back);
+  ASSERT_TRUE(up);
+  second.get().shutdown();
+  ::munmap(nowhere, 4096);
 }
 
 }  // namespace

@@ -270,7 +270,11 @@ class [[nodiscard]] Future {
     struct Link final : detail::Continuation {
       Link(Future source, F f, detail::ValueState<U>* target)
           : source_(std::move(source)), f_(std::move(f)), target_(target) {}
-      void run() override { target_->set(f_(source_.take())); }
+      void run() override {
+        // f_ throws nothing; taking and handing over may, if the value's own code does.
+        auto outcome = detail::capture([&] { return f_(source_.take()); });
+        target_->set(outcome ? std::move(*outcome) : Result<U>(outcome.error_ptr()));
+      }
       Future source_;
       F f_;
       detail::ValueState<U>* target_;
