@@ -13,6 +13,7 @@
 #include "replicas/flight.h"
 #include "replicas/worker.h"
 #include "shm/module.h"
+#include "shm/threads.h"
 
 extern char** environ;
 
@@ -45,6 +46,20 @@ bool make_private(const fs::path& folder) {
   struct stat found {};
   return ::lstat(folder.c_str(), &found) == 0 && S_ISDIR(found.st_mode) &&
          found.st_uid == ::geteuid() && (found.st_mode & 022) == 0;
+}
+
+constexpr const char* kNotKept = "what a death left could not be kept: ";
+
+Status write_into(const fs::path& folder, const std::string& path, const char* suffix,
+                  const std::function<Status(const std::string& path)>& write) {
+  try {
+    prune(folder, suffix);
+    if (make_private(folder)) return write(path);
+    return {ErrorCode::unavailable,
+            "'" + folder.string() + "' is no folder that this user alone can write"};
+  } catch (const std::exception& error) {
+    return {ErrorCode::unavailable, error.what()};
+  }
 }
 
 std::map<std::string, std::string> copy_of_environment() {
@@ -86,6 +101,22 @@ Hosts& hosts() {
 }
 
 }  // namespace
+
+void Keeping::begin() {
+  const std::lock_guard lock(mutex_);
+  ++open_;
+}
+
+void Keeping::end() {
+  const std::lock_guard lock(mutex_);
+  --open_;
+  changed_.notify_all();
+}
+
+void Keeping::wait() {
+  std::unique_lock lock(mutex_);
+  changed_.wait_for(lock, kLongest, [&] { return open_ == 0; });
+}
 
 std::shared_ptr<Host> Host::create(ControllerOptions options) {
   watch_forks();
@@ -197,6 +228,7 @@ void Host::close() {
   for (const auto& engine : engines) engine->shutdown(options_.shutdown_grace);
   if (control_) control_->stop();
   exporter_.reset();
+  keeping_->wait();
   // Whoever drops the last reference to us, on whatever thread, finds nothing left to wait for.
   watchdog_.stop();
   engine_thread_.stop();
@@ -233,16 +265,24 @@ std::string Host::keep(std::atomic<int>& kept, std::string name, const char* suf
   }
   std::string path = folder / (name + "-" + std::to_string(::getpid()) + "-" +
                                std::to_string(number + 1) + suffix);
-  watchdog_.post([this, folder, path, suffix, write = std::move(write)] {
-    prune(folder, suffix);
-    const Status status =
-        make_private(folder)
-            ? write(path)
-            : Status{ErrorCode::unavailable,
-                     "'" + folder.string() + "' is no folder that this user alone can write"};
-    if (!status.ok())
-      log(LogLevel::error, "what a death left could not be kept: " + status.message);
-  });
+  // A file system may hang, and the watchdog has others to look after.
+  keeping_->begin();
+  try {
+    shm::start_thread("forge-keep", {},
+                      [weak = weak_from_this(), keeping = keeping_, folder, path, suffix,
+                       write = std::move(write)] {
+                        const Status status = write_into(folder, path, suffix, write);
+                        const auto self = weak.lock();
+                        if (self && !status.ok())
+                          self->log(LogLevel::error, kNotKept + status.message);
+                        keeping->end();
+                      })
+        .detach();
+  } catch (const Error& error) {
+    keeping_->end();
+    log(LogLevel::error, std::string(kNotKept) + error.what());
+    return {};
+  }
   return path;
 }
 

@@ -4,6 +4,8 @@
 #include <forge/controller.h>
 
 #include <atomic>
+#include <chrono>
+#include <condition_variable>
 #include <map>
 #include <memory>
 #include <mutex>
@@ -26,6 +28,21 @@
 namespace forge::core {
 
 using RouterFactory = std::function<std::shared_ptr<Router>()>;
+
+/// Files that are being written, each by a thread of its own.
+class Keeping {
+ public:
+  static constexpr std::chrono::seconds kLongest{5};
+  void begin();
+  void end();
+  /// Until all have been written, or for so long.
+  void wait();
+
+ private:
+  std::mutex mutex_;
+  std::condition_variable changed_;
+  int open_ = 0;  // under mutex_
+};
 
 /// Any thread. Kept alive by services, plugins and endpoints; closed by ~Controller.
 class Host : public std::enable_shared_from_this<Host> {
@@ -108,6 +125,7 @@ class Host : public std::enable_shared_from_this<Host> {
   const Log log_;
   EventLog events_;
   UnheardErrors unheard_;
+  const std::shared_ptr<Keeping> keeping_ = std::make_shared<Keeping>();
   std::atomic<int> kept_{0};
   std::atomic<int> reported_{0};
   Output output_;
