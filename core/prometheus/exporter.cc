@@ -10,6 +10,17 @@
 namespace forge::core {
 namespace {
 
+/// Connections that say nothing, or do not read what they asked for, are given up, and there are more
+/// threads than a few of them can hold: Prometheus gives up itself after ten seconds. More connections
+/// than threads and queue have room for wait outside, in the kernel.
+std::vector<std::string> server_options(const ListenAddress& address) {
+  return {"listening_ports",    address.to_string(),
+          "num_threads",        "16",
+          "request_timeout_ms", "2000",
+          "connection_queue",   "64",
+          "listen_backlog",     "64"};
+}
+
 class Families final : public prometheus::Collectable {
  public:
   explicit Families(Look look) : look_(std::move(look)) {}
@@ -24,7 +35,7 @@ class PrometheusExporter final : public MetricsExporter {
   PrometheusExporter(ListenAddress address, Look look)
       : address_(std::move(address)),
         families_(std::make_shared<Families>(std::move(look))),
-        exposer_(address_.to_string()) {
+        exposer_(server_options(address_)) {
     exposer_.RegisterCollectable(families_);
     const std::vector<int> ports = exposer_.GetListeningPorts();
     if (!ports.empty()) address_.port = static_cast<std::uint16_t>(ports.front());

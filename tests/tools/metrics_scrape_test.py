@@ -114,6 +114,17 @@ class Scraping(unittest.TestCase):
                                     state="healthy"), 2)
         self.assertEqual(self.value(after, "forge_info", name="host"), 1)
 
+    def test_connections_that_say_nothing_do_not_keep_it_from_answering(self):
+        host, port = self.address.rsplit(":", 1)
+        silent = [socket.create_connection((host, int(port))) for _ in range(40)]
+        for connection in silent[::2]:
+            connection.sendall(b"GET /metr")
+        try:
+            self.assertIn(b"forge_info", self.get()[0])
+        finally:
+            for connection in silent:
+                connection.close()
+
     def test_times_grow_with_requests(self):
         before = self.scrape()
         name = "forge_endpoint_request_seconds_count"
