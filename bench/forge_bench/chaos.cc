@@ -43,9 +43,19 @@ forge::Options service_options(const ChaosOptions& options) {
   forge::Options result;
   result.num_replicas = options.replicas;
   result.name = "chaos";
+  result.spares = options.spares;
+  result.procs = options.procs;
+  result.arena_bytes = options.arena;
   // Workers die all the time here, many of them by themselves: nobody is given up for it.
   result.restart = {.backoff_initial = 1ms, .backoff_max = 10ms, .max_deaths = 1'000'000'000};
   return result;
+}
+
+/// By one worker. Ranks in lockstep run one, also of coroutines.
+std::uint64_t calls_at_once(const ChaosOptions& options) {
+  return options.coroutines && options.procs == 1
+             ? static_cast<std::uint64_t>(forge::Options{}.replica_max_concurrent_requests)
+             : 1;
 }
 
 /// Waits until no more is held than before, or for as long as it may take.
@@ -222,7 +232,9 @@ ChaosRun run_chaos(const ChaosOptions& options) {
   where.plugin_dir = options.plugin_dir;
   const std::string plugin = plugin_path(where, "libchaos.so");
   const ChaosRules rules{.idempotent_succeed = only_outside_kills(options),
-                         .batch_size = chaos::kBatchSize};
+                         .batch_size = chaos::kBatchSize,
+                         .may_fill_up = may_fill_up(options),
+                         .at_once = calls_at_once(options)};
   const ChaosTally tally(static_cast<std::size_t>(options.clients) * kChaosSlots +
                          chaos::kMostReplicas);
   ChaosRun run(rules);
@@ -230,7 +242,8 @@ ChaosRun run_chaos(const ChaosOptions& options) {
   {
     // Silent: workers die on purpose.
     Controller controller({.name = "forge-bench", .log_level = LogLevel::off});
-    serve(controller.load(plugin).actor("Chaos"), tally, options, rules, run);
+    serve(controller.load(plugin).actor(options.coroutines ? "ChaosTasks" : "Chaos"), tally,
+          options, rules, run);
   }
   run.process_after = settled(run.process_before, kAfterglow, [] { return held_now(); });
   close(tally, run);

@@ -79,16 +79,18 @@ void ChaosFaults::commit(const std::vector<ReplicaStatus>& replicas) {
   if (whole.empty()) return;  // all of them have enough to do
   const ReplicaStatus& chosen = *whole[random_() % whole.size()];
   Target& target = targets_[chosen.idx];
+  if (chosen.pids.empty()) return;
+  const int pid = chosen.pids[random_() % chosen.pids.size()];
   switch (fault) {
     case Fault::kill: {
       const std::int64_t now = now_ns();
-      if (!kill_worker(service_, chosen.pids.at(0))) return;
+      if (!kill_worker(service_, pid)) return;
       target.since_ns = now;
       ++counts_.committed[static_cast<std::size_t>(fault)];
       return;
     }
     case Fault::stop:
-      if (!any_stopped) stop_worker(target, chosen.pids.at(0));  // somebody has to answer
+      if (!any_stopped) stop_worker(target, pid);  // somebody has to answer
       return;
     default:
       cell(chosen.idx).armed.store(chaos::armed(fault, moment));

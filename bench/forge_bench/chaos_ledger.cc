@@ -120,6 +120,8 @@ bool ChaosLedger::may_end_so(const ChaosRequest& request) const {
       return request.kind == ChaosKind::deadline;
     case ChaosOutcome::no_healthy_replicas:
       return request.kind == ChaosKind::share;
+    case ChaosOutcome::backpressure:
+      return rules_.may_fill_up;
     default:
       return false;
   }
@@ -138,9 +140,8 @@ std::uint64_t ChaosLedger::losses() const {
 }
 
 std::uint64_t ChaosLedger::most_losses(const ChaosEnd& end) const {
-  // A worker executes one call or batch at a time. Of one that wrote garbage nothing is believed:
-  // all it had been handed counts as started.
-  return end.deaths + std::min(end.scribbled, end.deaths) * rules_.window;
+  // Of a worker that wrote garbage nothing is believed: all it had been handed counts as started.
+  return end.deaths * rules_.at_once + std::min(end.scribbled, end.deaths) * rules_.window;
 }
 
 void ChaosLedger::close(const ChaosEnd& end) {

@@ -69,6 +69,8 @@ struct ChaosRules {
   bool idempotent_succeed = true;
   std::uint64_t batch_size = 1;
   std::uint64_t window = 256;  ///< calls a worker is handed at once
+  bool may_fill_up = false;    ///< Backpressure is a right answer
+  std::uint64_t at_once = 1;   ///< calls, or batches, that a worker executes at a time
 };
 
 class ChaosLedger {

@@ -65,6 +65,26 @@ bool has_fault(const ChaosOptions& options, Fault fault) {
   return std::ranges::find(options.faults, fault) != options.faults.end();
 }
 
+bool may_fill_up(const ChaosOptions& options) {
+  constexpr std::size_t kLargest = std::size_t{64} * 1024;  // a tensor, rounded up
+  const forge::Options defaults;
+  const auto open =
+      static_cast<std::size_t>(options.clients) * static_cast<std::size_t>(options.inflight);
+  const auto queue = static_cast<std::size_t>(defaults.max_queued_requests +
+                                              defaults.replica_max_concurrent_requests);
+  return open > queue || open * kLargest > options.arena / 2;
+}
+
+std::string service_text(const ChaosOptions& options) {
+  const ChaosOptions defaults;
+  std::string out;
+  if (options.spares != defaults.spares) out += " --spares " + std::to_string(options.spares);
+  if (options.procs != defaults.procs) out += " --procs " + std::to_string(options.procs);
+  if (options.arena != defaults.arena) out += " --arena " + std::to_string(options.arena);
+  if (options.coroutines) out += " --coroutines";
+  return out;
+}
+
 bool only_outside_kills(const ChaosOptions& options) {
   return std::ranges::all_of(
       options.faults, [](Fault fault) { return fault == Fault::kill || fault == Fault::slow; });

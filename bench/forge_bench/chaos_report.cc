@@ -90,13 +90,13 @@ std::string violations(const ChaosOptions& options, const ChaosRun& run) {
   const std::uint64_t shown = run.ledger.violations().size();
   if (run.ledger.violated() > shown)
     out += labelled("", number(run.ledger.violated() - shown) + " more");
-  return out +
-         labelled("again", text("forge-bench chaos --seed %llu --faults %s --kill-every %d,%d "
-                                "--clients %d --inflight %d --replicas %d --duration %g",
-                                static_cast<unsigned long long>(options.seed),
-                                faults_text(options.faults).c_str(), options.every_ms.first,
-                                options.every_ms.second, options.clients, options.inflight,
-                                options.replicas, options.duration_s));
+  return out + labelled("again",
+                        text("forge-bench chaos --seed %llu --faults %s --kill-every %d,%d "
+                             "--clients %d --inflight %d --replicas %d --duration %g%s",
+                             static_cast<unsigned long long>(options.seed),
+                             faults_text(options.faults).c_str(), options.every_ms.first,
+                             options.every_ms.second, options.clients, options.inflight,
+                             options.replicas, options.duration_s, service_text(options).c_str()));
 }
 
 /// Whether it stays what it was: the last sixth of the run beside the first.

@@ -152,6 +152,14 @@ void add_chaos(CLI::App& app, ChaosOptions& options) {
         "Replicas of the service");
   count("--clients", options.clients, 64, "Client threads");
   count("--inflight", options.inflight, 1024, "Requests each client has under way");
+  app.add_option("--spares", options.spares, "Warm spares")
+      ->check(CLI::Range(0, 64))
+      ->capture_default_str();
+  count("--procs", options.procs, 16, "Workers of a replica, in lockstep");
+  app.add_option("--arena", options.arena, "Bytes of the service arena, and of a worker's answers")
+      ->check(CLI::Range(std::size_t{256} * 1024, std::size_t{1} << 40))
+      ->capture_default_str();
+  app.add_flag("--coroutines", options.coroutines, "Endpoints are coroutines, several at a time");
   app.add_option_function<std::string>(
          "--faults", [&](const std::string& text) { options.faults = parse_faults(text); },
          "Which, as in kill,segv,stop: kill (SIGKILL from outside), segv and abort (the worker "

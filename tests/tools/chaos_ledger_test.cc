@@ -18,6 +18,7 @@ using ::testing::HasSubstr;
 
 constexpr ChaosRules kKillsOnly{.idempotent_succeed = true, .batch_size = 8, .window = 256};
 constexpr ChaosRules kAllFaults{.idempotent_succeed = false, .batch_size = 8, .window = 256};
+constexpr ChaosRules kFull{.batch_size = 8, .may_fill_up = true};
 
 struct Case {
   ChaosRequest request;
@@ -66,6 +67,7 @@ INSTANTIATE_TEST_SUITE_P(
                       may(Kind::batched_idempotent, Outcome::poison_request, 2, 0, kAllFaults),
                       may(Kind::strict_session, Outcome::session_lost, 0, 0),
                       may(Kind::share, Outcome::no_healthy_replicas, 0, 0),
+                      may(Kind::plain, Outcome::backpressure, 0, 0, kFull),
                       may(Kind::deadline, Outcome::deadline_exceeded, 1, 0)));
 
 INSTANTIATE_TEST_SUITE_P(
@@ -86,6 +88,7 @@ INSTANTIATE_TEST_SUITE_P(
         must_not(Kind::plain, Outcome::deadline_exceeded, 0, 0, "deadline"),
         must_not(Kind::plain, Outcome::no_healthy_replicas, 0, 0, "healthy"),
         must_not(Kind::plain, Outcome::backpressure, 0, 0, "backpressure"),
+        must_not(Kind::plain, Outcome::backpressure, 1, 1, "says that it was not", kFull),
         must_not(Kind::plain, Outcome::other, 0, 0, "other")));
 
 TEST(ChaosLedger, CountsWhatWasLostAndDoubled) {
@@ -102,6 +105,16 @@ TEST(ChaosLedger, CountsWhatWasLostAndDoubled) {
   EXPECT_EQ(ledger.executed(Kind::plain, 2), 1u);
   EXPECT_EQ(ledger.executed(Kind::idempotent, 4), 1u) << "all beyond three";
   EXPECT_EQ(ledger.violated(), 4u);
+}
+
+TEST(ChaosLedger, AWorkerThatInterleavesTakesAllItExecutesAlong) {
+  for (const std::uint64_t at_once : {1, 10}) {
+    ChaosLedger ledger({.at_once = at_once});
+    for (std::uint64_t number = 1; number <= 10; ++number)
+      ledger.settle({number, Kind::plain, Outcome::worker_lost, true, 1, 0});
+    ledger.close({.deaths = 1});
+    EXPECT_EQ(ledger.holds(), at_once == 10);
+  }
 }
 
 TEST(ChaosLedger, AnExecutionAfterTheAnswerIsOneTooMany) {

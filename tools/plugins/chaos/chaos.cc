@@ -63,6 +63,8 @@ class Chaos : public forge::ForgeActor {
   Answer ask(const Question& question) {
     begin(question.slot);
     check(question);
+    linger(question.number);
+    commit(1);
     return finish(question, question.slot);
   }
   /// Each replica has a slot of its own, behind that of the question.
@@ -70,7 +72,24 @@ class Chaos : public forge::ForgeActor {
     const std::uint64_t slot = question.slot + replica();
     begin(slot);
     check(question);
+    linger(question.number);
+    commit(1);
     return finish(question, slot);
+  }
+  forge::Task<Answer> ask_later(Question question) {
+    begin(question.slot);
+    check(question);
+    co_await linger_later(question.number);
+    commit(1);
+    co_return finish(question, question.slot);
+  }
+  forge::Task<Answer> ask_all_later(Question question) {
+    const std::uint64_t slot = question.slot + replica();
+    begin(slot);
+    check(question);
+    co_await linger_later(question.number);
+    commit(1);
+    co_return finish(question, slot);
   }
   std::vector<Answer> ask_batch(const std::vector<Question>& questions) {
     for (const Question& question : questions) begin(question.slot);
@@ -78,6 +97,8 @@ class Chaos : public forge::ForgeActor {
     answers.reserve(questions.size());
     for (const Question& question : questions) {
       check(question);
+      linger(question.number);
+      commit(1);
       answers.push_back(finish(question, question.slot));
     }
     return answers;
@@ -101,29 +122,30 @@ class Chaos : public forge::ForgeActor {
  private:
   static std::size_t replica() { return static_cast<std::size_t>(forge::context().replica()); }
 
+  /// Ranks in lockstep execute as one.
+  static bool tallies() { return forge::context().rank() == 0; }
+
   Executions& executions(std::uint64_t slot) {
     if (slot >= slots_) throw std::out_of_range("slot " + std::to_string(slot) + " of the tally");
     return tally_.executions()[slot];
   }
   void begin(std::uint64_t slot) {
-    executions(slot).started.fetch_add(1);
+    if (tallies()) executions(slot).started.fetch_add(1);
     commit(0);
   }
   void end(std::uint64_t slot) {
-    executions(slot).finished.fetch_add(1);
+    if (tallies()) executions(slot).finished.fetch_add(1);
     commit(2);
   }
 
   void check(const Question& question) {
     if (question.payload != bytes_of(question.number)) garbled(question.number);
-    if (question.session != kNoSession) {
+    if (question.session != kNoSession && tallies()) {
       auto& last = tally_.last_of_session[question.session % kMostSessions];
       if (last.exchange(question.number) >= question.number) {
         count_first(tally_.out_of_order, tally_.first_out_of_order, question.number);
       }
     }
-    linger(question.number);
-    commit(1);
   }
   Answer finish(const Question& question, std::uint64_t slot) {
     Answer answer{question.number, static_cast<std::int32_t>(replica()),
@@ -134,6 +156,9 @@ class Chaos : public forge::ForgeActor {
   /// Some calls take long enough to be hit by a kill.
   static void linger(std::uint64_t number) {
     if (word_of(number, 0) % 16 == 0) std::this_thread::sleep_for(std::chrono::microseconds(500));
+  }
+  static forge::Task<void> linger_later(std::uint64_t number) {
+    if (word_of(number, 0) % 16 == 0) co_await forge::sleep_for(std::chrono::microseconds(500));
   }
   void garbled(std::uint64_t number) {
     count_first(tally_.garbled, tally_.first_garbled, number);
@@ -179,11 +204,16 @@ class Chaos : public forge::ForgeActor {
   const std::uint64_t slots_;
 };
 
+class ChaosTasks : public Chaos {
+  using Chaos::Chaos;
+};
+
 }  // namespace
 }  // namespace chaos
 
 FORGE_PLUGIN(m) {
   using chaos::Chaos;
+  using chaos::ChaosTasks;
   const forge::EndpointOptions idempotent{.idempotent = true};
   forge::EndpointOptions batched{.batch_size = chaos::kBatchSize,
                                  .batch_timeout = std::chrono::milliseconds(1)};
@@ -193,6 +223,14 @@ FORGE_PLUGIN(m) {
       .endpoint("ask", &Chaos::ask)
       .service_endpoint("ask_idempotent", &Chaos::ask, idempotent)
       .endpoint("ask_all", &Chaos::ask_all)
+      .batched_endpoint("ask_batch", &Chaos::ask_batch, batched)
+      .batched_endpoint("ask_batch_idempotent", &Chaos::ask_batch, batched_idempotent)
+      .endpoint("ask_tensor", &Chaos::ask_tensor);
+  m.actor<ChaosTasks, std::string, std::uint64_t>("ChaosTasks",
+                                                  "The same, where it can with tasks.")
+      .endpoint("ask", &Chaos::ask_later)
+      .service_endpoint("ask_idempotent", &Chaos::ask_later, idempotent)
+      .endpoint("ask_all", &Chaos::ask_all_later)
       .batched_endpoint("ask_batch", &Chaos::ask_batch, batched)
       .batched_endpoint("ask_batch_idempotent", &Chaos::ask_batch, batched_idempotent)
       .endpoint("ask_tensor", &Chaos::ask_tensor);
