@@ -63,12 +63,15 @@ std::shared_ptr<const Error> decode_error(Answer& answer, const std::string& whe
 
 Call::Call() : AnswerState(nullptr) {}
 
-void Call::begin(std::shared_ptr<Engine> engine, std::size_t shares, std::size_t ranks) {
+void Call::begin(std::shared_ptr<Engine> engine, std::size_t shares, std::size_t ranks,
+                 std::uint16_t endpoint) {
   rearm(engine.get());
   engine_ = std::move(engine);
   shares_ = shares;
   ranks_ = ranks;
   remaining_ = shares;
+  endpoint_ = endpoint;
+  heard_ = false;
   if (answers_.size() < shares * ranks) answers_.resize(shares * ranks);
 }
 
@@ -84,6 +87,7 @@ void Call::refuse(std::shared_ptr<const Error> error) {
 }
 
 detail::Reader Call::value(std::size_t share, std::size_t rank) {
+  heard_ = true;
   Answer& answer = answers_[share * ranks_ + rank];
   if (answer.error) answer.error->raise();
   std::span<const std::byte> blobs;
@@ -93,6 +97,7 @@ detail::Reader Call::value(std::size_t share, std::size_t rank) {
 }
 
 std::shared_ptr<const Error> Call::error(std::size_t share) const {
+  heard_ = true;
   if (failure_) return failure_;
   for (std::size_t rank = 0; rank < ranks_; ++rank) {
     if (const auto& answer = answers_[share * ranks_ + rank]; answer.error) return answer.error;
@@ -100,7 +105,23 @@ std::shared_ptr<const Error> Call::error(std::size_t share) const {
   return nullptr;
 }
 
+std::shared_ptr<const Error> Call::first_error() const {
+  if (failure_) return failure_;
+  for (std::size_t i = 0; i < shares_ * ranks_; ++i) {
+    if (answers_[i].error) return answers_[i].error;
+  }
+  return nullptr;
+}
+
+detail::Source Call::source() const {
+  if (!engine_) return {};
+  return {std::shared_ptr<detail::Origin>(engine_), endpoint_};
+}
+
 void Call::dispose() noexcept {
+  if (!heard_ && engine_) {
+    if (const auto error = first_error()) engine_->unheard(endpoint_, *error);
+  }
   for (std::size_t i = 0; i < shares_ * ranks_; ++i) answers_[i].clear();
   failure_.reset();
   // The reference goes last: it may be the one that keeps the pool alive.

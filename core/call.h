@@ -55,7 +55,8 @@ class Call final : public detail::AnswerState {
   /// The call as a whole failed, and no share is settled. Every question is answered with this.
   void refuse(std::shared_ptr<const Error> error);
   /// Ready for `shares` × `ranks` answers. The call keeps its engine alive until it is disposed of.
-  void begin(std::shared_ptr<Engine> engine, std::size_t shares, std::size_t ranks);
+  void begin(std::shared_ptr<Engine> engine, std::size_t shares, std::size_t ranks,
+             std::uint16_t endpoint = 0);
   Answer& answer(std::size_t index) { return answers_[index]; }
   /// It has begun with one share, of which nothing is settled: it is a fanout with so many.
   void spread(std::size_t shares);
@@ -66,17 +67,24 @@ class Call final : public detail::AnswerState {
   std::size_t ranks() const override { return ranks_; }
   detail::Reader value(std::size_t share, std::size_t rank) override;
   std::shared_ptr<const Error> error(std::size_t share) const override;
-  std::shared_ptr<const Error> failure() const override { return failure_; }
+  std::shared_ptr<const Error> failure() const override {
+    heard_ = true;
+    return failure_;
+  }
+  detail::Source source() const override;
 
   Call* next = nullptr;  ///< in the pool's lists
 
  private:
   void dispose() noexcept override;
+  std::shared_ptr<const Error> first_error() const;
 
   std::shared_ptr<Engine> engine_;
   std::size_t shares_ = 0;
   std::size_t ranks_ = 0;
   std::size_t remaining_ = 0;
+  std::uint16_t endpoint_ = 0;
+  mutable bool heard_ = false;  // somebody has asked how it ended; the future's thread
   std::shared_ptr<const Error> failure_;
   std::vector<Answer> answers_;  // only grows; the first shares × ranks are in use
 };

@@ -10,7 +10,6 @@
 #include <vector>
 
 #include "core/fork.h"
-#include "core/host.h"
 #include "shm/threads.h"
 
 namespace forge::core {
@@ -44,9 +43,8 @@ using Timers = std::priority_queue<Timer, std::vector<Timer>, std::greater<>>;
 void run(std::function<void()>& work) {
   const detail::ScopeGuard guard({nullptr, &callback_loop, nullptr});
   // What f of then(f) throws is in a future; a coroutine of the program's own may throw out of resume().
-  if (const auto outcome = detail::capture(work); !outcome) {
-    if (const auto host = Host::any()) host->unheard("a callback", outcome.error());
-  }
+  if (const auto outcome = detail::capture(work); !outcome)
+    detail::report_unheard({}, outcome.error());
   work = nullptr;
 }
 }  // namespace

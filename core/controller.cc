@@ -12,6 +12,7 @@
 #include "core/fork.h"
 #include "core/host.h"
 #include "core/router_scope.h"
+#include "core/utf8.h"
 #include "replicas/affinity.h"
 #include "replicas/manifest.h"
 #include "replicas/plugin_file.h"
@@ -110,6 +111,11 @@ void check_variables(const std::string& who, const Options& options) {
 
 /// Everything that can be said about options before a process is started.
 void check(const Options& options, const std::string& name) {
+  if (!core::is_utf8(name)) {
+    invalid("service '" + core::valid_utf8(name) +
+            "': its name is no UTF-8, which metrics, events and the forge command need; choose "
+            "another Options::name");
+  }
   const std::string who = "service '" + name + "': ";
   check_counts(who, options);
   check_times(who, options);
@@ -307,6 +313,9 @@ void Service::update(const Plugin& plugin) const {
 Controller::Controller(ControllerOptions options)
     : trust_plugins_(options.trust_plugins || replicas::environment_trusts_plugins()) {
   check_cpus("ControllerOptions: ", options.cpus);
+  if (!core::is_utf8(options.name))
+    invalid("ControllerOptions: name '" + core::valid_utf8(options.name) +
+            "' is no UTF-8; choose another");
   host_ = core::Host::create(std::move(options));
 }
 

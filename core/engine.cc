@@ -56,6 +56,7 @@ Result<std::shared_ptr<Engine>> Engine::create(std::shared_ptr<Host> host, Launc
     engine->bound_.resize(engine->actor_->endpoints.size());
     engine->find_state_endpoints();
     engine->endpoint_metrics_.resize(engine->actor_->endpoints.size());
+    engine->failures_.resize(engine->actor_->endpoints.size());
     engine->slabs_.resize(engine->actor_->endpoints.size());
     engine->forming_ = std::vector<Forming>(engine->actor_->endpoints.size());
     engine->routers_ = engine->host_->make_routers(*engine->actor_, engine->launch_.options);
@@ -159,7 +160,7 @@ detail::AnswerState* Engine::submit(const detail::EndpointRef& endpoint, detail:
   if (!refusal) refusal = place(lock, arguments, until, payload);
   if (refusal) {
     arguments.reset();  // it may hold on to tensors of the arena
-    return failed(std::move(refusal));
+    return failed(endpoint.index, std::move(refusal));
   }
   Call* call = nullptr;
   ++payload->users;  // ours, until all entries have been made
@@ -167,7 +168,7 @@ detail::AnswerState* Engine::submit(const detail::EndpointRef& endpoint, detail:
   refusal = refuse_suspect(endpoint, *payload);
   if (!refusal) refusal = send_all(endpoint, mode, *payload, until, call);
   release(*payload);
-  if (refusal) return failed(std::move(refusal));
+  if (refusal) return failed(endpoint.index, std::move(refusal));
   if (endpoint.options.cancel.id != 0) {  // it may have been cancelled since admit()
     lock.unlock();
     const auto source = CancelState::find(endpoint.options.cancel.id);
@@ -260,7 +261,7 @@ Refusal Engine::send_all(const detail::EndpointRef& endpoint, detail::CallMode m
   using detail::CallMode;
   if (mode == CallMode::route || mode == CallMode::fanout) {
     call = &calls_.take();
-    call->begin(shared_from_this(), 1, procs_);
+    call->begin(shared_from_this(), 1, procs_, endpoint.index);
     replicas::Entry& entry = open(endpoint, payload, call, 0, until);
     entry.spreads = mode == CallMode::fanout;
     // It comes back to the state it found, so another execution does no more than the first.
@@ -279,10 +280,8 @@ Refusal Engine::send_all(const detail::EndpointRef& endpoint, detail::CallMode m
                        false});
   }
   const bool one = mode == CallMode::choose;
-  if (mode != CallMode::broadcast) {
-    call = &calls_.take();
-    call->begin(shared_from_this(), 1, one ? 1 : procs_);
-  }
+  call = &calls_.take();
+  call->begin(shared_from_this(), 1, one ? 1 : procs_, endpoint.index);
   replicas::Entry& entry = open(endpoint, payload, call, 0, until);
   entry.home = 0;
   if (one) {  // the least outstanding; equal ones in turn
@@ -298,6 +297,8 @@ Refusal Engine::send_all(const detail::EndpointRef& endpoint, detail::CallMode m
     discard(entry, call);
   } else {
     enqueue(entry, unit);
+    // Nobody receives what comes of it; what goes wrong is told when it is disposed of.
+    if (mode == CallMode::broadcast) std::exchange(call, nullptr)->abandon();
   }
   return refusal;
 }
@@ -311,9 +312,10 @@ void Engine::discard(replicas::Entry& entry, Call* call) {
   call->abandon();
 }
 
-detail::AnswerState* Engine::failed(Refusal refusal) {
+detail::AnswerState* Engine::failed(std::uint16_t endpoint, Refusal refusal) {
+  count_failure(endpoint, refusal->error_code());
   Call& call = calls_.take();
-  call.begin(shared_from_this(), 0, 0);
+  call.begin(shared_from_this(), 0, 0, endpoint);
   call.refuse(std::move(refusal));
   return &call;
 }
@@ -325,6 +327,7 @@ void Engine::fail(replicas::Entry& entry, Refusal why) {
   if (call == nullptr) return;
   entry.call = nullptr;
   if (entry.replica != replicas::kAnyReplica) count(*units_[entry.replica], false);
+  count_failure(entry.slot.endpoint, why->error_code());
   if (recorder_ && entry.called_ns != 0) trace(entry, why->error_code(), {}, shm::now_ns());
   if (entry.spreads) return call->refuse(std::move(why));
   call->answer(entry.part).error = std::move(why);
@@ -363,5 +366,17 @@ void Engine::release(Payload& payload) {
 }
 
 void Engine::recycle(Call& call) { calls_.put(call); }
+
+void Engine::unheard(std::uint16_t endpoint, const Error& error) noexcept {
+  // Who cancels a call or shuts a service down knows what becomes of futures that he has dropped.
+  if (error.error_code() == ErrorCode::cancelled || error.error_code() == ErrorCode::stopped)
+    return;
+  try {
+    const std::string name = endpoint_name(endpoint);
+    if (const auto line = unheard_.add(name, error, SteadyClock::now()))
+      tell(LogLevel::warning, "unheard", nullptr, *line);
+  } catch (...) {  // there was no memory for it
+  }
+}
 
 }  // namespace forge::core

@@ -23,6 +23,7 @@
 
 #include <forge/controller.h>
 
+#include <array>
 #include <atomic>
 #include <chrono>
 #include <condition_variable>
@@ -43,6 +44,7 @@
 #include "core/sessions.h"
 #include "core/suspects.h"
 #include "core/trace_recorder.h"
+#include "core/unheard.h"
 #include "core/unit.h"
 #include "replicas/channel.h"
 #include "replicas/ledger.h"
@@ -94,7 +96,9 @@ struct Overview {
   std::chrono::nanoseconds age{};
 };
 
-class Engine final : public detail::Driver, public std::enable_shared_from_this<Engine> {
+class Engine final : public detail::Driver,
+                     public detail::Origin,
+                     public std::enable_shared_from_this<Engine> {
  public:
   static Result<std::shared_ptr<Engine>> create(std::shared_ptr<Host> host, Launch launch);
   ~Engine();
@@ -127,6 +131,8 @@ class Engine final : public detail::Driver, public std::enable_shared_from_this<
                       std::optional<std::chrono::nanoseconds> timeout);
   const void* home() const { return arena_.get(); }
   void recycle(Call& call);
+  /// Any thread, under any lock.
+  void unheard(std::uint16_t endpoint, const Error& error) noexcept override;
   void cancel(shm::RequestId request);
 
   // ---- waiting (poll.cc)
@@ -250,7 +256,7 @@ class Engine final : public detail::Driver, public std::enable_shared_from_this<
   void give_up(replicas::Entry& entry, Refusal why);
   /// fail(), and the entry leaves its list and is closed.
   void drop(replicas::Entry& entry, Refusal why);
-  detail::AnswerState* failed(Refusal refusal);
+  detail::AnswerState* failed(std::uint16_t endpoint, Refusal refusal);
   void was_cancelled(shm::RequestId request);
   void make_cancellable(replicas::Entry& entry, std::uint64_t source);
   void set_deadline(replicas::Entry& entry, SteadyTime at);
@@ -286,6 +292,8 @@ class Engine final : public detail::Driver, public std::enable_shared_from_this<
   std::uint64_t roll(SteadyTime now);
   ServiceMetrics metrics_now();
   void count(Unit& unit, bool success);
+  void count_failure(std::uint16_t endpoint, ErrorCode code);
+  ErrorCode failure_of(const replicas::Entry& entry, Call& call) const;
   void time_begins(replicas::Entry& entry);
   void time_ends(Unit& unit, const replicas::Entry& entry, const shm::ResponseSlot& slot);
   std::size_t unplaced() const;  ///< calls that no replica has been chosen for
@@ -496,12 +504,15 @@ class Engine final : public detail::Driver, public std::enable_shared_from_this<
   Suspects suspects_;  // [lock]
 
   Timeline timeline_;                              // [lock]
-  std::vector<EndpointMetrics> endpoint_metrics_;  // [lock] by endpoint
-  SteadyTime born_ = SteadyClock::now();           // [lock] when it began to serve
-  std::chrono::nanoseconds pulse_period_{};        // constant
-  SteadyTime next_pulse_ = SteadyTime::max();      // [lock] never, while nothing happens
-  std::uint32_t stride_ = 1;                       // [lock] how often a call is timed
-  std::uint32_t until_timed_ = 1;                  // [lock]
+  std::vector<EndpointMetrics> endpoint_metrics_;  // [lock] by endpoint; without failures
+  /// [lock] Calls that ended with an error, by endpoint and code.
+  std::vector<std::array<std::uint64_t, kErrorCodes>> failures_;
+  UnheardErrors unheard_;
+  SteadyTime born_ = SteadyClock::now();       // [lock] when it began to serve
+  std::chrono::nanoseconds pulse_period_{};    // constant
+  SteadyTime next_pulse_ = SteadyTime::max();  // [lock] never, while nothing happens
+  std::uint32_t stride_ = 1;                   // [lock] how often a call is timed
+  std::uint32_t until_timed_ = 1;              // [lock]
   std::int64_t drained_at_ns_ = 0;  // [lock] the clock, if this drain of a channel has looked at it
   std::shared_ptr<TraceRecorder> recorder_;  // [lock] null: nobody wants a trace
   std::uint32_t traced_as_ = 0;              // [lock] our number there

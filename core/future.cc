@@ -2,10 +2,20 @@
 
 #include "core/callback_thread.h"
 #include "core/fork.h"
+#include "core/host.h"
 #include "core/router_scope.h"
 #include "shm/doorbell.h"
 
 namespace forge::detail {
+
+void report_unheard(const Source& source, const Error& error) noexcept {
+  if (core::in_forked_child()) return;
+  if (const auto origin = source.origin.lock()) {
+    origin->unheard(source.endpoint, error);
+  } else if (const auto host = core::Host::any()) {
+    host->unheard("a future", error);
+  }
+}
 
 bool FutureState::wait(std::optional<std::chrono::steady_clock::time_point> until) {
   if (ready()) return true;

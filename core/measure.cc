@@ -60,6 +60,20 @@ void Engine::count(Unit& unit, bool success) {
   ++(success ? unit.meter.succeeded : unit.meter.failed);
 }
 
+void Engine::count_failure(std::uint16_t endpoint, ErrorCode code) {
+  const auto number = static_cast<std::size_t>(code);
+  if (endpoint < failures_.size() && number < kErrorCodes) ++failures_[endpoint][number];
+}
+
+/// Of the lowest rank that failed.
+ErrorCode Engine::failure_of(const replicas::Entry& entry, Call& call) const {
+  for (std::uint32_t rank = 0; rank < procs_; ++rank) {
+    if (entry.rank != replicas::kAllRanks && rank != 0) break;
+    if (const auto& error = call.answer(entry.part + rank).error) return error->error_code();
+  }
+  return ErrorCode::actor_error;
+}
+
 void Engine::time_begins(replicas::Entry& entry) {
   entry.called_ns = shm::now_ns();
   entry.slot.flags |= shm::kTimed;
@@ -203,7 +217,13 @@ MetricsSummary Engine::metrics_summary() {
     if (detail::is_hidden(actor_->endpoints[i].name)) continue;
     lock.unlock();
     lock.lock();
-    summary.endpoints[actor_->endpoints[i].name] = endpoint_metrics_[i];
+    EndpointMetrics& endpoint = summary.endpoints[actor_->endpoints[i].name];
+    endpoint = endpoint_metrics_[i];
+    for (std::size_t code = 0; code < kErrorCodes; ++code) {
+      if (const std::uint64_t count = failures_[i][code]; count != 0)
+        endpoint.failures.emplace(to_string(static_cast<ErrorCode>(code)), count);
+    }
+    endpoint.unheard = unheard_.counts(actor_->endpoints[i].name);
   }
   return summary;
 }

@@ -77,6 +77,8 @@ nlohmann::ordered_json json_of(const ReplicaMetrics& replica) {
 nlohmann::ordered_json json_of(const EndpointMetrics& endpoint) {
   nlohmann::ordered_json json;
   put_times(json, endpoint.time, endpoint.batch_sizes);
+  json["failures"] = endpoint.failures;
+  json["unheard"] = endpoint.unheard;
   return json;
 }
 

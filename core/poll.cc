@@ -351,6 +351,7 @@ void Engine::on_answer(PollMember& member, const shm::ResponseSlot& slot) {
   auto* call = static_cast<Call*>(std::exchange(entry->call, nullptr));
   if (call != nullptr) {
     count(unit, !entry->failed);
+    if (entry->failed) count_failure(entry->slot.endpoint, failure_of(*entry, *call));
     if (entry->called_ns != 0) {
       time_ends(unit, *entry, slot);
       if (recorder_) trace_answer(*entry, *call, slot);

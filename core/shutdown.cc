@@ -89,6 +89,7 @@ void Engine::shutdown(std::chrono::nanoseconds grace) {
   state_ = State::closed;
   changed_.notify_all();
   lock.unlock();
+  for (const std::string& line : unheard_.rest()) tell(LogLevel::warning, "unheard", nullptr, line);
   tell(LogLevel::debug, "stopped", nullptr,
        drained ? "has stopped" : "has stopped, not all answered");
   host_->engine_thread().remove(this);

@@ -62,7 +62,9 @@ Json endpoint_json(const replicas::EndpointManifest& endpoint, const EndpointMet
             {"transport_p99_s", time.transport.quantile(0.99)},
             {"execution_p99_s", time.execution.quantile(0.99)},
             {"batch_size", endpoint.options.batch_size},
-            {"batches", 0}};
+            {"batches", 0},
+            {"failures", metrics.failures},
+            {"unheard", metrics.unheard}};
   std::uint64_t batches = 0;
   std::uint64_t calls = 0;
   for (std::size_t size = 0; size < metrics.batch_sizes.size(); ++size) {

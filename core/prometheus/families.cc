@@ -1,5 +1,7 @@
 #include "core/prometheus/families.h"
 
+#include "core/utf8.h"
+
 #include <algorithm>
 #include <array>
 #include <chrono>
@@ -185,15 +187,21 @@ MetricFamily& add_family(std::vector<MetricFamily>& families, std::string name, 
   return families.emplace_back(MetricFamily{std::move(name), std::move(help), type, {}});
 }
 
+/// One byte that is no UTF-8 would spoil the whole scrape.
+Labels valid(Labels labels) {
+  for (Label& label : labels) label.value = valid_utf8(label.value);
+  return labels;
+}
+
 void add(MetricFamily& family, Labels labels, double value) {
   ClientMetric& metric = family.metric.emplace_back();
-  metric.label = std::move(labels);
+  metric.label = valid(std::move(labels));
   (family.type == MetricType::Counter ? metric.counter.value : metric.gauge.value) = value;
 }
 
 void add_histogram(MetricFamily& family, Labels labels, ClientMetric::Histogram histogram) {
   ClientMetric& metric = family.metric.emplace_back();
-  metric.label = std::move(labels);
+  metric.label = valid(std::move(labels));
   metric.histogram = std::move(histogram);
 }
 
@@ -204,8 +212,9 @@ Named name_all(const std::vector<ServiceView>& services) {
   Named named;
   std::map<std::string, int> seen;
   for (const ServiceView& service : services) {
-    const int number = ++seen[service.name];
-    named.emplace_back(service.name + (number == 1 ? "" : "#" + std::to_string(number)), &service);
+    const std::string name = valid_utf8(service.name);
+    const int number = ++seen[name];
+    named.emplace_back(name + (number == 1 ? "" : "#" + std::to_string(number)), &service);
   }
   return named;
 }
@@ -251,6 +260,27 @@ void add_requests(std::vector<MetricFamily>& families, const Named& services) {
           real(replica.failed_requests));
     }
   }
+}
+
+/// By endpoint and code of error.
+void add_errors(std::vector<MetricFamily>& families, const Named& services) {
+  const auto add_all = [&](const char* name, const char* help,
+                           std::map<std::string, std::uint64_t> EndpointMetrics::*counts) {
+    MetricFamily& family = add_family(families, name, help, MetricType::Counter);
+    for (const auto& [service_name, service] : services) {
+      for (const auto& [endpoint, metrics] : service->metrics.endpoints) {
+        for (const auto& [code, count] : metrics.*counts)
+          add(family, {{"service", service_name}, {"endpoint", endpoint}, {"code", code}},
+              real(count));
+      }
+    }
+  };
+  add_all("forge_endpoint_failures_total",
+          "Requests that ended with an error, those refused at once too; fanouts by share.",
+          &EndpointMetrics::failures);
+  add_all("forge_endpoint_unheard_errors_total",
+          "Errors that nobody received: of broadcasts, dropped futures and their continuations.",
+          &EndpointMetrics::unheard);
 }
 
 void add_devices(std::vector<MetricFamily>& families, const Named& services) {
@@ -328,6 +358,7 @@ std::vector<MetricFamily> families_of(const ControllerView& controller) {
   }
   add_states(families, services);
   add_requests(families, services);
+  add_errors(families, services);
   for (const ReplicaNumber& number : kReplicaNumbers) {
     MetricFamily& family = add_family(families, number.name, number.help, number.type);
     for (const auto& [name, service] : services) {

@@ -213,6 +213,7 @@ TEST(MetricsSummary, SpellsItsNamesInJson) {
   summary.replicas[3].time.total.record(1ms);
   summary.replicas[3].devices = {{"GPU-1", 2, 3, 4}};
   summary.endpoints["say \"hi\"\xFF"].batch_sizes = {0, 2, 0, 5};
+  summary.endpoints["say \"hi\"\xFF"].failures = {{"cancelled", 3}};
   const auto json = nlohmann::json::parse(summary.to_json());
   EXPECT_EQ(json["service"]["total_request_rate"], 1.5);
   EXPECT_TRUE(json["service"]["last_scale_event"].is_null());
@@ -229,6 +230,7 @@ TEST(MetricsSummary, SpellsItsNamesInJson) {
        {"successful_requests", "failed_requests", "request_rate", "avg_latency", "active_requests",
         "queue_depth", "assigned_sessions", "capacity_utilization", "rejected", "restarts"})
     EXPECT_TRUE(replica.contains(name)) << name;
+  EXPECT_EQ(json["endpoints"].begin().value()["failures"], nlohmann::json({{"cancelled", 3}}));
   EXPECT_EQ(json["endpoints"].begin().value()["batch_sizes"], nlohmann::json({{"1", 2}, {"3", 5}}));
 }
 

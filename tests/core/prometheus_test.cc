@@ -8,6 +8,7 @@
 #include <string>
 
 #include "core/prometheus/families.h"
+#include "core/utf8.h"
 
 namespace forge::core {
 namespace {
@@ -65,6 +66,8 @@ ControllerView example() {
   for (const auto time : {100ns, 1023ns, 1024ns, 5000ns}) plain.time.total.record(time);
   plain.time.total.record(200s);
   busy.metrics.endpoints["batched"].batch_sizes = replica.batch_sizes;
+  plain.failures = {{"actor_error", 5}, {"cancelled", 4}, {"deadline_exceeded", 3}};
+  plain.unheard = {{"actor_error", 2}};
   ServiceView& idle = view.services.emplace_back();
   idle.name = "policy";
   idle.manifest = manifest;
@@ -117,6 +120,33 @@ TEST_F(Families, NumbersOfServices) {
   EXPECT_EQ(value("forge_service_replicas", {{"service", "policy"}, {"state", "healthy"}}), 1);
   EXPECT_EQ(value("forge_service_replicas", {{"service", "policy"}, {"state", "quarantined"}}), 1);
   EXPECT_EQ(value("forge_service_replicas", {{"service", "policy"}, {"state", "recovering"}}), 0);
+}
+
+TEST_F(Families, TellErrorsOfEndpointsApart) {
+  Labels error{{"service", "policy"}, {"endpoint", "plain"}, {"code", "actor_error"}};
+  EXPECT_EQ(value("forge_endpoint_failures_total", error), 5);
+  EXPECT_EQ(value("forge_endpoint_unheard_errors_total", error), 2);
+  error["code"] = "cancelled";
+  EXPECT_EQ(value("forge_endpoint_failures_total", error), 4);
+  error["code"] = "deadline_exceeded";
+  EXPECT_EQ(value("forge_endpoint_failures_total", error), 3);
+}
+
+TEST(FamiliesOfOthers, LabelsAreUtf8WhateverTheNames) {
+  ControllerView view = example();
+  view.identity.program = "app\xFE";
+  view.services[0].name = "mod\xFF";
+  view.services[1].name = "mod\xFE";
+  std::set<std::string> services;
+  for (const MetricFamily& family : families_of(view)) {
+    for (const ClientMetric& metric : family.metric) {
+      for (const auto& label : metric.label) {
+        EXPECT_TRUE(is_utf8(label.value)) << family.name << " " << label.name;
+        if (label.name == "service") services.insert(label.value);
+      }
+    }
+  }
+  EXPECT_EQ(services, (std::set<std::string>{"mod\xEF\xBF\xBD", "mod\xEF\xBF\xBD#2"}));
 }
 
 TEST_F(Families, NumbersOfReplicas) {

@@ -48,9 +48,10 @@ class Callbacks : public ::testing::Test {
     return controller.load(plugin_path("faulty")).actor("Faulty").options(std::move(options));
   }
 
- private:
   std::mutex mutex_;
   std::vector<std::string> lines_;
+
+ private:
   std::optional<Controller> controller_;  // last: it calls what uses the above
 };
 
@@ -171,6 +172,70 @@ TEST_F(Callbacks, AScalingPolicyMayAskAndThrow) {
   policy->service = &service;
   EXPECT_TRUE(wait_until([&] { return policy->answers >= 2; }));
   EXPECT_EQ(value_of(service.endpoint<Echo>("echo").route(3)), 3);
+}
+
+/// Errors that nobody receives.
+class Unheard : public Callbacks {
+ protected:
+  using Throws = void(const std::string&);
+
+  static std::uint64_t unheard(const Service& service, const std::string& endpoint) {
+    const auto counts = service.get_metrics_summary().endpoints.at(endpoint).unheard;
+    const auto found = counts.find("actor_error");
+    return found == counts.end() ? 0 : found->second;
+  }
+  std::size_t lines_with(const std::string& text) {
+    const std::lock_guard lock(mutex_);
+    return static_cast<std::size_t>(std::ranges::count_if(
+        lines_, [&](const std::string& line) { return line.find(text) != std::string::npos; }));
+  }
+};
+
+TEST_F(Unheard, ABroadcastThatThrowsIsLoggedOnceAndCounted) {
+  ActorMesh mesh = faulty(listening(), {.procs = 2, .name = "crowd"}).as_actor();
+  const auto fail = mesh.endpoint<Throws>("throw_error");
+  for (int i = 0; i < 100; ++i) fail.broadcast("nobody hears me");
+  value_of(mesh.endpoint<Echo>("echo").call(1));  // behind them
+  EXPECT_TRUE(hears("nobody hears me"));
+  mesh.shutdown();
+  EXPECT_TRUE(hears("99 errors of throw_error that nobody received (actor_error, 100 in all)"));
+  EXPECT_EQ(lines_with("nobody hears me"), 2U);
+}
+
+TEST_F(Unheard, DroppedFuturesAndTheirContinuationsAreLoggedOnceEachAndCounted) {
+  Controller& logging = listening();
+  Service service = faulty(logging, {.name = "shy"}).as_service();
+  const auto fail = service.endpoint<Throws>("throw_error");
+  const auto echo = service.endpoint<Echo>("echo");
+  for (int i = 0; i < 10; ++i) (void)fail.route("dropped at once");
+  {
+    auto late = fail.route("dropped late");
+    EXPECT_TRUE(late.wait_for(kPatience));
+  }
+  (void)fail.route("passed on").then([] {});
+  for (int i = 0; i < 5; ++i)
+    (void)echo.route(1).then([](std::int64_t) { throw std::runtime_error("after the answer"); });
+  EXPECT_TRUE(wait_until([&] { return unheard(service, "throw_error") == 12; }));
+  EXPECT_TRUE(wait_until([&] { return unheard(service, "echo") == 5; }));
+  // These are received.
+  EXPECT_EQ(outcome(await(fail.route("heard"))), "actor_error");
+  EXPECT_EQ(outcome(await(fail.route("heard").then([] {}))), "actor_error");
+  value_of(fail.route("heard").then([](const Result<void>&) {}));
+  service.shutdown();
+  logging.shutdown();
+  EXPECT_EQ(unheard(service, "throw_error"), 12U);
+  EXPECT_EQ(lines_with("errors of throw_error") + lines_with("error of throw_error"), 2U);
+  EXPECT_EQ(lines_with("after the answer"), 2U);
+}
+
+TEST_F(Unheard, ATaskThatNobodyWaitsForIsLogged) {
+  const Service service = faulty(listening()).as_service();
+  const auto task = [](Endpoint<Echo> echo) -> Task<void> {
+    co_await echo.route(1);
+    throw std::runtime_error("a task fails");
+  };
+  (void)start(task(service.endpoint<Echo>("echo")));
+  EXPECT_TRUE(hears("a task fails"));
 }
 
 }  // namespace

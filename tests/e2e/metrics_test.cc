@@ -119,11 +119,22 @@ TEST_F(Metrics, CountFailuresAndRefusals) {
   auto late = sleep.with({.timeout = 1ms}).route(0);
   error_of<DeadlineExceeded>(std::move(late));
   for (auto& future : slow) await(std::move(future)).value();
-  const auto replica = service.get_metrics_summary().replicas.at(0);
-  EXPECT_EQ(replica.successful_requests, 3u);
-  EXPECT_EQ(replica.failed_requests, 4u);
-  EXPECT_EQ(replica.total_requests, 7u);
+  CancelSource source;
+  auto busy = sleep.route(50);
+  auto cancelled = sleep.with({.cancel = source.token()}).route(50);
+  source.cancel();
+  error_of<Cancelled>(std::move(cancelled));
+  await(std::move(busy)).value();
+  const auto summary = service.get_metrics_summary();
+  const auto& replica = summary.replicas.at(0);
+  EXPECT_EQ(replica.successful_requests, 4u);
+  EXPECT_EQ(replica.failed_requests, 5u);
+  EXPECT_EQ(replica.total_requests, 9u);
   EXPECT_EQ(replica.rejected, 1u);
+  using Failures = std::map<std::string, std::uint64_t>;
+  EXPECT_EQ(summary.endpoints.at("throw_error").failures, (Failures{{"actor_error", 3}}));
+  EXPECT_EQ(summary.endpoints.at("sleep_ms").failures,
+            (Failures{{"backpressure", 1}, {"cancelled", 1}, {"deadline_exceeded", 1}}));
 }
 
 TEST_F(Metrics, CountAReplayedRequestWhereItEnded) {

@@ -36,7 +36,10 @@ struct ControllerOptions {
   std::string poison_dir = {};
   std::vector<int> cpus = {};              ///< cores for forge's own threads; empty: anywhere
   LogLevel log_level = LogLevel::warning;  ///< FORGE_LOG in the environment, if set, overrides it
-  /// Takes forge's own lines, one at a time; empty: standard error.
+  /// Takes forge's own lines, one at a time, on a thread of its own and under no lock: it may call
+  /// anything. Lines that it does not take in time are dropped and counted; shutdown() waits for it as
+  /// long as it takes one within a second, five in all. What it throws is told on standard error.
+  /// Empty: standard error, likewise.
   std::function<void(LogLevel, std::string_view)> on_log = {};
   /// Load plugins that other users could change, too. Likewise FORGE_TRUST_PLUGINS in the
   /// environment.
@@ -150,6 +153,8 @@ class Plugin {
 /// Any thread may call anything. Destroying it shuts all its services down.
 class Controller {
  public:
+  /// The environment is looked at here and never again: later changes reach neither forge nor workers;
+  /// what those need is for Options::env.
   /// Throws Unavailable when threads cannot be started or metrics_address is in use, InvalidArgument
   /// when it is no address, NotSupported when this forge was built without metrics over HTTP.
   explicit Controller(ControllerOptions options = {});
@@ -164,10 +169,12 @@ class Controller {
   Plugin self();
 
   /// Makes a router of yours known to plugins by name: endpoints of services started later that say
-  /// `.router = name` get one each from `factory`. Throws InvalidArgument if the name is taken.
+  /// `.router = name` get one each from `factory`, called under no lock by whoever starts the service;
+  /// if it throws or gives none, that throws InvalidArgument. Throws InvalidArgument if the name is
+  /// taken.
   void register_router(const std::string& name, std::function<std::shared_ptr<Router>()> factory);
 
-  /// Called on the callback thread when a rank of an actor mesh died.
+  /// Called on the callback thread when a rank of an actor mesh died. What it throws is logged.
   void on_actor_failure(std::function<void(const ActorFailure&)> callback);
 
   /// Where metrics are served, "127.0.0.1:9464"; empty: nowhere.

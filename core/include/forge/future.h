@@ -47,6 +47,24 @@ class Driver {
   ~Driver() = default;
 };
 
+/// Hears of errors that nobody receives.
+class Origin {
+ public:
+  virtual void unheard(std::uint16_t endpoint, const Error& error) noexcept = 0;
+
+ protected:
+  ~Origin() = default;
+};
+
+/// Which call a future comes from, by however many continuations; none: it comes from no call.
+struct Source {
+  std::weak_ptr<Origin> origin = {};
+  std::uint16_t endpoint = 0;
+};
+
+/// Counts and logs it, there or, if there is none, with a controller that lives.
+void report_unheard(const Source& source, const Error& error) noexcept;
+
 /// What a future and its producer share. One producer completes it once; one future waits for it
 /// and lets go of it. Invariant: whoever is second of {complete, abandon} disposes of it; nobody
 /// touches it afterwards.
@@ -65,6 +83,9 @@ class FutureState {
   // For drivers: a thread that sleeps on word() first announces itself; false: already complete.
   bool announce_sleep() noexcept;
   const std::atomic<std::uint32_t>& word() const noexcept { return word_; }
+
+  /// While the future or the producer holds it.
+  virtual Source source() const { return {}; }
 
  protected:
   explicit FutureState(Driver* driver) : driver_(driver) {}
@@ -107,16 +128,25 @@ class AnswerState : public FutureState {
 template <class T>
 class ValueState final : public FutureState {
  public:
-  ValueState() : FutureState(nullptr) {}
+  explicit ValueState(Source source = {}) : FutureState(nullptr), source_(std::move(source)) {}
   void set(Result<T> outcome) {
     outcome_.emplace(std::move(outcome));
     complete();
   }
-  Result<T> take() { return std::move(*outcome_); }
+  Result<T> take() {
+    taken_ = true;
+    return std::move(*outcome_);
+  }
+  Source source() const override { return source_; }
 
  private:
-  void dispose() noexcept override { delete this; }
+  void dispose() noexcept override {
+    if (!taken_ && outcome_ && !outcome_->has_value()) report_unheard(source_, outcome_->error());
+    delete this;
+  }
   std::optional<Result<T>> outcome_;
+  bool taken_ = false;
+  const Source source_;
 };
 
 /// Runs f and puts what it returns or throws into a Result.
@@ -279,7 +309,7 @@ class [[nodiscard]] Future {
       F f_;
       detail::ValueState<U>* target_;
     };
-    auto* target = new detail::ValueState<U>();
+    auto* target = new detail::ValueState<U>(state_->source());
     Future<U> result(target, &take_value<U>);
     detail::FutureState* state = state_;
     state->then(std::make_unique<Link>(std::move(*this), std::move(convert), target));

@@ -61,6 +61,12 @@ struct EndpointMetrics {
   TimeSplit time;
   /// How many batches had n elements, at [n]. Endpoints that batch only.
   std::vector<std::uint64_t> batch_sizes;
+  /// Calls that ended with an error, by its code(); those that were refused at once too. Fanouts count
+  /// by share.
+  std::map<std::string, std::uint64_t> failures;
+  /// Of these, and of continuations of such calls that threw, what nobody received: of broadcasts, and of
+  /// futures that were dropped. By code().
+  std::map<std::string, std::uint64_t> unheard;
 };
 
 /// A worker's device, as the worker last said, some tenths of a second ago.

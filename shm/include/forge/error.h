@@ -4,6 +4,7 @@
 // and what to do. A `Status` is the same as plain data; `make_error` gives it its class back.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <memory>
 #include <stdexcept>
@@ -34,6 +35,9 @@ enum class ErrorCode : std::uint16_t {
   stopped,
   invalid_argument,
 };
+/// How many there are, with ok.
+inline constexpr std::size_t kErrorCodes =
+    static_cast<std::size_t>(ErrorCode::invalid_argument) + 1;
 
 /// The class's name in snake_case, "ok" for ok, "unknown" for a number that is no code.
 std::string_view to_string(ErrorCode code) noexcept;
