@@ -42,6 +42,8 @@ TEST_F(CrashReport, SaysWhatRanAndWhereTheSignalStruck) {
   EXPECT_EQ(service.endpoint<std::int64_t(std::int64_t)>("echo").route(1).get(), 1);
   EXPECT_EQ(outcome(await(service.endpoint<void()>("abort").route())), "worker_lost");
   ASSERT_TRUE(wait_restarted(service, 0, 1));
+  service.shutdown();
+  controller_.shutdown();  // all has been written
   EXPECT_THAT(log(), HasSubstr("echo, request"));
   EXPECT_THAT(log(), HasSubstr("was done"));
   EXPECT_THAT(log(), HasSubstr("abort, request"));
@@ -49,8 +51,6 @@ TEST_F(CrashReport, SaysWhatRanAndWhereTheSignalStruck) {
   if (tests::kUnderAsan) return;  // it has a report of its own
   EXPECT_THAT(log(), HasSubstr("signal 6 (Aborted)"));
   EXPECT_THAT(log(), HasSubstr("libfaulty.so+0x"));
-  service.shutdown();
-  controller_.shutdown();  // all has been written
   const CommandRun run = run_forge("postmortem --dir '" + folder_.file("kept") + "'");
   EXPECT_EQ(run.status, 0);
   EXPECT_THAT(run.output, HasSubstr("killed by signal 6"));
@@ -67,6 +67,7 @@ TEST_F(CrashReport, OfOneThatWasKilledSaysWhatItWasDoing) {
   ::kill(pid, SIGKILL);
   EXPECT_EQ(outcome(await(std::move(running))), "worker_lost");
   ASSERT_TRUE(wait_restarted(service, 0, 1));
+  controller_.shutdown();
   EXPECT_THAT(log(), HasSubstr("sleep_ms, request"));
 }
 
@@ -74,6 +75,7 @@ TEST_F(CrashReport, IsNotWrittenForOneThatWasToldToLeave) {
   Service service = start({.num_replicas = 2});
   for (int i = 0; i < 10; ++i) service.endpoint<std::int64_t(std::int64_t)>("echo").route(i).get();
   service.restart_replicas();
+  controller_.shutdown();
   EXPECT_THAT(log(), Not(HasSubstr("request")));
 }
 

@@ -54,6 +54,7 @@ TEST_F(Fault, ExecutionLongerThanExecTimeout) {
               AllOf(HasSubstr("exec_timeout"), HasSubstr("spin_ms")));
   EXPECT_EQ(value_of(std::move(behind)), 3) << "it had not started";
   EXPECT_EQ(incarnation(service), 2u);
+  controller.shutdown();  // all lines have come
   EXPECT_THAT(logged(),
               ::testing::Contains(AllOf(HasSubstr("spin_ms"), HasSubstr("exec_timeout"))));
 }
