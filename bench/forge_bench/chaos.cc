@@ -51,11 +51,12 @@ forge::Options service_options(const ChaosOptions& options) {
   return result;
 }
 
-/// By one worker. Ranks in lockstep run one, also of coroutines.
+/// How many calls are lost with one worker at most. A call has started when any rank has, and one rank may
+/// be ahead of another by all that is in their rings.
 std::uint64_t calls_at_once(const ChaosOptions& options) {
-  return options.coroutines && options.procs == 1
-             ? static_cast<std::uint64_t>(forge::Options{}.replica_max_concurrent_requests)
-             : 1;
+  if (options.procs > 1) return ChaosRules{}.window;
+  if (!options.coroutines) return 1;
+  return static_cast<std::uint64_t>(forge::Options{}.replica_max_concurrent_requests);
 }
 
 /// Waits until no more is held than before, or for as long as it may take.

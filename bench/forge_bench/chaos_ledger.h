@@ -70,7 +70,7 @@ struct ChaosRules {
   std::uint64_t batch_size = 1;
   std::uint64_t window = 256;  ///< calls a worker is handed at once
   bool may_fill_up = false;    ///< Backpressure is a right answer
-  std::uint64_t at_once = 1;   ///< calls, or batches, that a worker executes at a time
+  std::uint64_t at_once = 1;   ///< calls, or batches, that are lost with a worker at most
 };
 
 class ChaosLedger {
