@@ -39,6 +39,8 @@ Tensor AnswerSource::in_block(std::uint64_t offset, std::uint64_t size, DType dt
 
 Tensor AnswerSource::in_home(std::uint64_t offset, std::uint64_t size, DType dtype,
                              std::span<const std::int64_t> shape) {
+  if (const std::byte* const moved = block ? block->moved(offset, size) : nullptr)
+    return view(moved, size, dtype, shape);
   const replicas::AnswerMemory* memory = block ? block->memory() : nullptr;
   if (memory == nullptr || !memory->contains(offset, size)) {
     throw InvalidArgument("an answer refers to bytes outside of its worker's answer memory");
@@ -91,8 +93,10 @@ detail::Reader Call::value(std::size_t share, std::size_t rank) {
   Answer& answer = answers_[share * ranks_ + rank];
   if (answer.error) answer.error->raise();
   std::span<const std::byte> blobs;
-  if (answer.source.block)
+  if (answer.source.block) {
+    answer.source.block->fetch();
     blobs = detail::blobs_of(answer.source.block->bytes(), answer.head.size());
+  }
   return detail::Reader(answer.head, blobs, &answer.source);
 }
 

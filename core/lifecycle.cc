@@ -392,7 +392,7 @@ void Engine::setup_answered(Unit& unit, std::uint32_t rank, const shm::ResponseS
     setup_failed(unit, to_status(*decode_error(
                            answer, "starting " + name_of(unit) + " of '" + launch_.name + "'")));
   }
-  if (slot.block != 0) unit.life->ranks[rank].channel->answers()->released().put(slot.block);
+  if (slot.block != 0) unit.life->ranks[rank].channel->answers()->release(slot.block);
 }
 
 void Engine::setup_finished(Unit& unit) {

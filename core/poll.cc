@@ -330,12 +330,12 @@ void Engine::on_answer(PollMember& member, const shm::ResponseSlot& slot) {
   } else if (entry->call != nullptr && slot.kind != shm::ResponseKind::expired && is_late(*entry)) {
     // An endpoint that saw its deadline pass may have answered anything.
     fail(*entry, not_answered_in_time(*entry));
-    if (slot.block != 0) channel.answers()->released().put(slot.block);
+    if (slot.block != 0) channel.answers()->release(slot.block);
   } else if (auto* call = static_cast<Call*>(entry->call)) {
     const std::uint32_t rank = entry->rank == replicas::kAllRanks ? member.rank : 0;
     store(call->answer(entry->part + rank), *entry, channel, slot);
   } else if (slot.block != 0) {
-    channel.answers()->released().put(slot.block);
+    channel.answers()->release(slot.block);
   }
   entry->failed = entry->failed || slot.kind != shm::ResponseKind::value;
   if (entry->waiting != 0) return;
@@ -401,6 +401,11 @@ void Engine::store(Answer& answer, replicas::Entry& entry, replicas::Channel& ch
     answer.error = not_started_in_time(entry);
   } else if (slot.kind == shm::ResponseKind::error) {
     answer.error = decode_error(answer, where(entry));
+  }
+  if (answer.error) {
+    answer.source.block.reset();
+  } else if (answer.source.block) {
+    answer.source.block->lend(slot.head_size);
   }
 }
 

@@ -28,6 +28,11 @@ AnswerPool::AnswerPool(shm::Segment& file, const std::uint64_t* releases,
     : file_(file), releases_(releases, shm::kReleases, tail, head) {}
 
 std::optional<std::uint64_t> AnswerPool::take(std::size_t size) {
+  if (held_) {
+    const Held held = *std::exchange(held_, std::nullopt);
+    if (held.size == size) return held.offset;
+    give_back(held.offset);
+  }
   const std::lock_guard lock(mutex_);
   refused_ = false;
   if (!pool_) {
@@ -64,25 +69,45 @@ void AnswerPool::give_back(std::uint64_t offset) {
   pool_->free(offset - shm::kAnswersOffset);
 }
 
-void AnswerPool::collect() {
+bool AnswerPool::hold(std::size_t size) {
+  collect();
+  const auto offset = take(size);
+  if (offset) held_ = Held{*offset, size};
+  return offset.has_value();
+}
+
+bool AnswerPool::could_hold(std::size_t size) const {
+  return size <= shm::BlockPool::largest_of(capacity());
+}
+
+bool AnswerPool::collect() {
+  bool any = false;
   while (const std::uint64_t* offset = releases_.front()) {
     give_back(*offset);
     residents_.erase(*offset);
     releases_.pop();
+    any = true;
   }
+  return any;
+}
+
+std::size_t AnswerPool::needed(detail::Writer& answer) {
+  const bool fits = answer.head().size() <= shm::kInlineAnswer && !answer.has_blobs() &&
+                    answer.residents().empty();
+  return fits ? 0 : answer.block_size();
 }
 
 void AnswerPool::write(detail::Writer& answer, shm::ResponseSlot& slot) {
   const auto head = answer.head();
   slot.head_size = static_cast<std::uint32_t>(head.size());
   auto& residents = answer.residents();
-  if (head.size() <= shm::kInlineAnswer && !answer.has_blobs() && residents.empty()) {
+  const std::size_t size = needed(answer);
+  if (size == 0) {
     slot.block = 0;
     slot.block_size = 0;
     std::memcpy(slot.answer, head.data(), head.size());
     return;
   }
-  const std::size_t size = answer.block_size();
   collect();
   const auto block = take(size);
   if (!block) throw_no_room(size);
@@ -100,14 +125,15 @@ void AnswerPool::write(detail::Writer& answer, shm::ResponseSlot& slot) {
 
 void AnswerPool::throw_no_room(std::size_t size) const {
   const std::string text = "an answer of " + std::to_string(size) + " bytes ";
-  if (size > capacity() / 2)
+  if (!could_hold(size))
     throw PayloadTooLarge(text + "does not fit the worker's answer memory of " +
                           std::to_string(capacity()) + "; raise arena_bytes");
   if (refused_)
     throw Unavailable(text +
                       "found no shared memory left in the system; free some or raise its limit");
   throw Backpressure(text + "found the worker's answer memory of " + std::to_string(capacity()) +
-                     " full of answers still in use; drop them or raise arena_bytes");
+                     " full of answers that the program has fetched and still holds, or of tensors "
+                     "that the actor keeps; drop them or raise arena_bytes");
 }
 
 void AnswerPool::discard(const shm::ResponseSlot& slot) {

@@ -1,11 +1,19 @@
 #include "replicas/channel.h"
 
 #include <algorithm>
+#include <utility>
 
 #include "replicas/rank_group.h"
 #include "shm/prefetch.h"
 
 namespace forge::replicas {
+namespace {
+
+/// How often a worker may say that it starves before it answers something: each time, it has been given
+/// at least one block.
+constexpr std::uint64_t kMostStarved = 100'000;
+
+}  // namespace
 
 Result<std::shared_ptr<Channel>> Channel::create(const ChannelSpec& spec) {
   auto requests = shm::Segment::create({.name = "forge:" + spec.name + ":requests",
@@ -61,9 +69,10 @@ Channel::Channel(shm::Segment request_segment, std::shared_ptr<AnswerMemory> ans
       requests_(request_->requests, shm::kWindow, request_->requests_tail,
                 response_->requests_head),
       responses_(response_->responses, shm::kWindow, response_->responses_tail,
-                 request_->responses_head),
-      releases_(request_->releases, shm::kReleases, request_->releases_tail,
-                response_->releases_head) {}
+                 request_->responses_head) {
+  answers_->open({request_->releases, request_->releases_tail, response_->releases_head,
+                  response_->parked, request_->worker_bell.word});
+}
 
 void Channel::close_fds() {
   request_segment_.close_fd();
@@ -84,13 +93,6 @@ void Channel::commit() {
   requests_.commit();
 }
 
-void Channel::flush_releases() {
-  answers_->released().take(unsent_releases_);
-  while (!unsent_releases_.empty() && releases_.try_push(unsent_releases_.back())) {
-    unsent_releases_.pop_back();
-  }
-}
-
 void Channel::wake_worker() {
   shm::handshake_fence();
   // Relaxed: the fence orders this against our publishing of the slot.
@@ -101,13 +103,18 @@ void Channel::wake_worker() {
 }
 
 bool Channel::pop(shm::ResponseSlot& out) {
+  do {
+    if (violation_ != nullptr) return false;
+    const shm::ResponseSlot* slot = responses_.front();
+    if (slot == nullptr)
+      return responses_.corrupt() && reject("response ring position out of range");
+    out = *slot;  // copied before it is checked: what we check is what we use
+    responses_.pop();
+    if (outstanding_ == 0) return reject("more answers than requests");
+  } while (out.kind == shm::ResponseKind::starved && feed(out.block_size));
   if (violation_ != nullptr) return false;
-  const shm::ResponseSlot* slot = responses_.front();
-  if (slot == nullptr) return responses_.corrupt() && reject("response ring position out of range");
-  out = *slot;  // copied before it is checked: what we check is what we use
-  responses_.pop();
-  if (outstanding_ == 0) return reject("more answers than requests");
   --outstanding_;
+  if (std::exchange(starved_now_, 0) != 0) answers_->fed();
   if (out.kind != shm::ResponseKind::value && out.kind != shm::ResponseKind::error &&
       out.kind != shm::ResponseKind::expired) {
     return reject("unknown kind of answer");
@@ -118,6 +125,21 @@ bool Channel::pop(shm::ResponseSlot& out) {
     return reject("answer block out of bounds");
   }
   return true;
+}
+
+/// The worker waits for room. Each time it has been given some, it may find that it is not enough.
+bool Channel::feed(std::uint64_t wanted) {
+  if (++starved_now_ > kMostStarved) return reject("it asks for room without end");
+  ++starved_;
+  // Release pairs with the worker's acquire: it sees what has been sent before.
+  if (!answers_->make_room(wanted))
+    request_->answers_held.store(starved_, std::memory_order_release);
+  wake_worker();
+  return true;
+}
+
+void Channel::leave_answers_alone() {
+  request_->answers_held.store(~std::uint64_t{0}, std::memory_order_relaxed);
 }
 
 std::uint64_t Channel::started() const {

@@ -13,66 +13,14 @@
 #include <string>
 #include <vector>
 
+#include "replicas/answer_memory.h"
 #include "replicas/flight.h"
 #include "shm/control_file.h"
 #include "shm/doorbell.h"
-#include "shm/return_bin.h"
 #include "shm/ring.h"
 #include "shm/segment.h"
 
 namespace forge::replicas {
-
-/// The response file of one incarnation, and the way released answer blocks take home. Answers that
-/// users hold keep it alive, past the worker's death and the service's shutdown.
-class AnswerMemory {
- public:
-  explicit AnswerMemory(shm::Segment segment) : segment_(std::move(segment)) {}
-  const std::byte* data() const { return segment_.data(); }
-  std::size_t size() const { return segment_.size(); }
-  int fd() const { return segment_.fd(); }
-  void close_fd() { segment_.close_fd(); }
-
-  /// True if [offset, offset + length) lies in the answer memory. Offsets come from a worker:
-  /// nothing is believed.
-  bool contains(std::uint64_t offset, std::uint64_t length) const {
-    return offset >= shm::kAnswersOffset && offset <= size() && length <= size() - offset;
-  }
-
-  /// Blocks nobody reads any more; the next push takes them to the worker.
-  shm::ReturnBin& released() { return released_; }
-
- private:
-  shm::Segment segment_;
-  shm::ReturnBin released_;
-};
-
-/// One answer block on loan from a worker; goes back when the last user drops it, or at once if it
-/// is copied out.
-class AnswerBlock {
- public:
-  AnswerBlock(std::shared_ptr<AnswerMemory> memory, std::uint64_t offset, std::uint64_t size,
-              bool copy)
-      : memory_(std::move(memory)), offset_(offset), bytes_(memory_->data() + offset, size) {
-    if (!copy) return;
-    copy_.assign(bytes_.begin(), bytes_.end());
-    bytes_ = copy_;
-    std::exchange(memory_, nullptr)->released().put(offset_);
-  }
-  AnswerBlock(const AnswerBlock&) = delete;
-  AnswerBlock& operator=(const AnswerBlock&) = delete;
-  ~AnswerBlock() {
-    if (memory_) memory_->released().put(offset_);
-  }
-  std::span<const std::byte> bytes() const { return bytes_; }
-  /// Null if the block was copied out.
-  const AnswerMemory* memory() const { return memory_.get(); }
-
- private:
-  std::shared_ptr<AnswerMemory> memory_;
-  std::uint64_t offset_;
-  std::span<const std::byte> bytes_;
-  std::vector<std::byte> copy_;
-};
 
 struct ChannelSpec {
   std::string name;  ///< service/replica.rank
@@ -93,6 +41,10 @@ class Channel {
   /// Over files that exist: create() uses it, and tests whose worker is a thread.
   static std::shared_ptr<Channel> over(shm::Segment requests, shm::Segment responses,
                                        const ChannelSpec& spec);
+
+  Channel(const Channel&) = delete;
+  Channel& operator=(const Channel&) = delete;
+  ~Channel() { answers_->close(); }
 
   int request_fd() const { return request_segment_.fd(); }
   int response_fd() const { return answers_->fd(); }
@@ -117,7 +69,7 @@ class Channel {
     return position;
   }
   /// Takes waiting releases to the worker, as many as fit.
-  void flush_releases();
+  void flush_releases() { answers_->send(); }
 
   /// Wakes the worker if it sleeps. Call after push(), best without the lock.
   void wake_worker();
@@ -125,13 +77,15 @@ class Channel {
   // ---- polling
   bool maybe_ready() const { return responses_.maybe_ready(); }
   /// [lock] Copies the next response out; false when there is none. Sets violation() on nonsense,
-  /// after which nothing more is read.
+  /// after which nothing more is read. A worker that starves is given room meanwhile.
   bool pop(shm::ResponseSlot& out);
   /// [lock] What the worker wrote that no worker would write; nullptr while all is well.
   const char* violation() const { return violation_; }
   /// [lock] The same, found by who read it.
   void distrust(const char* why) { violation_ = why; }
   std::shared_ptr<AnswerMemory> answers() const { return answers_; }
+  /// Nobody will take answers away: a worker that finds no room for one says so instead of waiting.
+  void leave_answers_alone();
 
   shm::Word& caller_bell() { return response_->caller_bell.word; }
   shm::Word& engine_bell() { return response_->engine_bell.word; }
@@ -152,6 +106,7 @@ class Channel {
 
  private:
   Channel(shm::Segment request_segment, std::shared_ptr<AnswerMemory> answers);
+  bool feed(std::uint64_t wanted);
   bool reject(const char* why) {
     violation_ = why;
     return false;
@@ -164,9 +119,9 @@ class Channel {
   shm::ResponseFile* response_;  // the worker's; mapped read-only
   shm::RingProducer<shm::RequestSlot> requests_;
   shm::RingConsumer<shm::ResponseSlot> responses_;
-  shm::RingProducer<std::uint64_t> releases_;
   std::uint64_t outstanding_ = 0;  // pushed and not answered
-  std::vector<std::uint64_t> unsent_releases_;
+  std::uint64_t starved_ = 0;      // how often the worker has said that it starves
+  std::uint64_t starved_now_ = 0;  // of that, since its last answer
   const char* violation_ = nullptr;
 };
 

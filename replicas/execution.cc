@@ -1,5 +1,7 @@
 #include "replicas/execution.h"
 
+#include <forge/payload.h>
+
 #include <algorithm>
 #include <string>
 #include <utility>
@@ -91,10 +93,26 @@ shm::ResponseSlot& Execution::next_slot() {
   return *answers_.emplace_back(&place_.outbox.claim(live_[given_++]));
 }
 
-void Execution::value(detail::Writer& out) { place_.outbox.value(next_slot(), out); }
+/// Before a slot is claimed: meanwhile others may be published.
+void Execution::make_room(std::size_t size) {
+  if (size == 0 || place_.outbox.answers().hold(size)) return;
+  if (place_.lane == nullptr) {
+    stamp();  // they may leave now
+    answers_.clear();
+  }
+  place_.starve(size);
+}
+
+void Execution::value(detail::Writer& out) {
+  make_room(AnswerPool::needed(out));
+  place_.outbox.value(next_slot(), out);
+}
 
 void Execution::error(const Error& error) {
-  place_.outbox.error(next_slot(), place_.writer, error);
+  place_.writer.restart();
+  detail::write_error(place_.writer, error);
+  make_room(AnswerPool::needed(place_.writer));
+  place_.outbox.error(next_slot(), place_.writer, error.error_code());
 }
 
 void Execution::ended() noexcept {
@@ -103,6 +121,7 @@ void Execution::ended() noexcept {
   failed_ = code != ErrorCode::ok;
   if (failed_) wants_restart_ = (first.flags & shm::kRestartOnError) != 0;
   while (given_ < live_.size()) {  // all that is left has failed as a whole
+    make_room(AnswerPool::needed(place_.writer));
     shm::ResponseSlot& slot = next_slot();
     if (live_.size() > 1) slot.flags |= shm::kBatchFailed;
     place_.outbox.error(slot, place_.writer, code);
@@ -183,6 +202,7 @@ Tensor Execution::leave(const Tensor& tensor) {
   }
   touched_ = true;
   join_out();
+  make_room(tensor.byte_count());
   Tensor host = place_.outbox.answers().allocate_here(tensor.dtype(), tensor.shape());
   kept_.push_back(host);  // whatever becomes of the answer, the copy writes there
   if (!place_.lane->keeps(tensor)) kept_.push_back(tensor);

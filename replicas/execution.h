@@ -12,6 +12,7 @@
 #include <forge/wire.h>
 
 #include <deque>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <string>
@@ -39,6 +40,8 @@ struct Workplace {
   FlightRecorder& flight;
   DeviceLane* lane = nullptr;  ///< null: no device
   ActorHost* host = nullptr;
+  /// An answer of that size has found no room: returns when it has been made, or there is none to come.
+  std::function<void(std::size_t size)> starve = [](std::size_t) {};
 
   const shm::ArenaHeader& arena_header() const {
     return *reinterpret_cast<const shm::ArenaHeader*>(arena.data());
@@ -113,6 +116,7 @@ class Execution final : public Context, private detail::ResultSink, private deta
   void error(const Error& error) override;
   void ended() noexcept override;
   shm::ResponseSlot& next_slot();
+  void make_room(std::size_t size);
   void stamp();
   bool is_late(const shm::RequestSlot& request) const;
 

@@ -14,7 +14,7 @@ namespace {
 Status in_few_words(ErrorCode code) {
   switch (code) {
     case ErrorCode::backpressure:
-      return {code, "the worker's answer memory is full; drop answers or raise arena_bytes"};
+      return {code, "its answer memory is full of answers in use; drop them or raise arena_bytes"};
     case ErrorCode::unavailable:
       return {code, "the worker finds no shared memory left for its answers; free some"};
     default:
@@ -51,6 +51,17 @@ shm::ResponseSlot Outbox::prepare(const shm::RequestSlot& request) {
   shm::ResponseSlot slot{};
   address(slot, request);
   return slot;
+}
+
+bool Outbox::starve(std::size_t size) {
+  ring_.commit();
+  if (ring_.room(2) < 2) return false;  // one is for the answer
+  shm::ResponseSlot& slot = next();
+  slot = {};
+  slot.kind = shm::ResponseKind::starved;
+  slot.block_size = size;
+  ring_.commit();
+  return true;
 }
 
 void Outbox::value(shm::ResponseSlot& slot, detail::Writer& out) {

@@ -30,6 +30,10 @@ class Outbox {
   void error(shm::ResponseSlot& slot, detail::Writer& out, ErrorCode code);
   void error(shm::ResponseSlot& slot, detail::Writer& out, const Error& error);
 
+  /// Tells the controller, behind everything that was claimed, that an answer of that size finds no
+  /// room; all of it is published. False: the ring has no place for it now.
+  bool starve(std::size_t size);
+
   /// Publishes everything that was claimed.
   void commit() { ring_.commit(); }
   /// Afterwards: the next answer will be written soon.

@@ -165,6 +165,7 @@ int replay(const Recording& recording) {
   auto channel = Channel::create(
       {.name = "replay", .wait = Wait::block, .answer_bytes = std::size_t{64} << 20});
   if (!channel) return fail(channel.error().what());
+  (*channel)->leave_answers_alone();
 
   // One process is all ranks: nothing has to be in step, and nothing has a deadline any more.
   shm::RequestSlot setup = recording.setup;

@@ -17,6 +17,7 @@
 #include <optional>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include "gpu/backend_loader.h"
@@ -81,6 +82,8 @@ class Worker {
   }
   bool publish(bool restart, std::uint32_t taken);
   void ring_controller();
+  void starve(std::size_t size);
+  bool ask_for_room(std::size_t size);
   bool anything_to_do() {
     return (has_place() && requests_.ready()) || (!active_.empty() && loop_.ready());
   }
@@ -112,7 +115,9 @@ class Worker {
   std::int64_t memory_shown_ns_ = 0;
   std::int64_t device_busy_ns_ = 0;  // since when it has worked on the first of what we wait for
   std::uint64_t beats_ = 0;
-  std::uint32_t rung_ = 0;  // the controller's parking we have rung for
+  std::uint64_t asked_ = 0;      // how often we have asked for room for an answer
+  bool restart_wanted_ = false;  // by what was handed over meanwhile
+  std::uint32_t rung_ = 0;       // the controller's parking we have rung for
 };
 
 Worker::Worker(shm::Segment requests, shm::Segment responses, shm::Segment arena,
@@ -132,6 +137,7 @@ Worker::Worker(shm::Segment requests, shm::Segment responses, shm::Segment arena
       group_(std::move(group_files), in_->identity, in_->header.incarnation),
       place_{*in_, arena_, outbox_, writer_, group_, *backend_, flight_} {
   out_->header = shm::make_header(response_file_.size(), in_->header.incarnation);
+  place_.starve = [this](std::size_t size) { starve(size); };
   if (backend_->device().ordinal >= 0) open_lane();
   add_execution();
 }
@@ -232,6 +238,7 @@ bool Worker::take(std::uint32_t count, std::uint64_t position) {
     std::abort();  // never: one commit
   if (idle_.empty()) add_execution();
   Execution& execution = *idle_.back();
+  idle_.pop_back();
   bool all = true;
   for (std::uint32_t i = 0; i < count; ++i) all = execution.accept(*requests_.peek(i)) && all;
   FORGE_FAILPOINT(accepted);
@@ -240,10 +247,10 @@ bool Worker::take(std::uint32_t count, std::uint64_t position) {
   const bool ended = execution.run();
   if (ended && (lane_ == nullptr || !execution.has_work())) {
     execution.finish();
+    idle_.push_back(&execution);
     return publish(execution.wants_restart(), count);
   }
   FORGE_FAILPOINT(suspended);
-  idle_.pop_back();
   if (ended) {
     leaving_.push_back(&execution);
   } else {
@@ -329,8 +336,51 @@ bool Worker::publish(bool restart, std::uint32_t taken) {
   ring_controller();
   FORGE_FAILPOINT(rung);
   outbox_.prefetch();
+  restart = std::exchange(restart_wanted_, false) || restart;
   if (restart) out_->exit_reason.store(shm::ExitReason::restart, std::memory_order_relaxed);
   return !restart;
+}
+
+// ---- no room for an answer
+
+/// The controller takes away what has been published, and copies out what nobody has fetched. All that
+/// has ended must leave first: it may be what takes the room.
+void Worker::starve(std::size_t size) {
+  if (!answers_.could_hold(size)) return;
+  while (!leaving_.empty()) {
+    leaving_.front()->wait();
+    restart_wanted_ = !hand_over_complete() || restart_wanted_;
+  }
+  while (!answers_.hold(size) && ask_for_room(size)) {
+  }
+}
+
+/// True if blocks have come back; false if there are none to come. The sleeper's half of the handshake
+/// in doorbell.h.
+bool Worker::ask_for_room(std::size_t size) {
+  constexpr auto kLongestSleep = std::chrono::milliseconds(20);
+  bool asked = false;
+  const shm::Word& bell = in_->worker_bell.word;
+  for (;;) {
+    if (!asked && outbox_.starve(size)) {
+      ++asked_;
+      asked = true;
+    }
+    ring_controller();
+    const std::uint32_t seen = bell.load(std::memory_order_relaxed);
+    out_->parked.store(1, std::memory_order_relaxed);
+    shm::handshake_fence();
+    // Acquire pairs with Channel::feed(): we see what was sent before it was said.
+    const bool held = asked && in_->answers_held.load(std::memory_order_acquire) >= asked_;
+    const bool any = answers_.collect();
+    if (!any && !held) {
+      shm::futex_wait(bell, seen, std::chrono::steady_clock::now() + kLongestSleep,
+                      shm::Scope::shared);
+    }
+    out_->parked.store(0, std::memory_order_relaxed);
+    if (any) return true;
+    if (held) return false;
+  }
 }
 
 // ---- setup

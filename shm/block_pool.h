@@ -48,7 +48,10 @@ class BlockPool {
   std::size_t used() const { return used_; }
   std::size_t capacity() const { return capacity_; }
   /// The largest size allocate() could ever serve.
-  std::size_t largest() const { return capacity_ > kOverhead ? capacity_ - kOverhead : 0; }
+  std::size_t largest() const { return largest_of(capacity_); }
+  static constexpr std::size_t largest_of(std::size_t capacity) {
+    return capacity > kOverhead ? capacity - kOverhead : 0;
+  }
 
  private:
   static constexpr std::size_t kMinShift = 6;   // 64 B

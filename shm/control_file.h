@@ -18,7 +18,7 @@
 namespace forge::shm {
 
 inline constexpr std::uint64_t kMagic = 0x31'45'47'52'4F'46ULL;  // "FORGE1"
-inline constexpr std::uint32_t kLayoutVersion = 5;
+inline constexpr std::uint32_t kLayoutVersion = 6;
 
 /// Calls that are in a worker's ring or running there at most; the rest wait in the controller.
 inline constexpr std::uint64_t kWindow = 256;
@@ -71,6 +71,7 @@ enum class ResponseKind : std::uint8_t {
   value = 1,    ///< the encoded result
   error = 2,    ///< encoded: error code, type, text
   expired = 3,  ///< not executed: its deadline had passed
+  starved = 4,  ///< no answer: an answer of `block_size` bytes finds no room, and waits for some
 };
 
 /// ResponseSlot::flags: answer memory runs short; copy the block out and give it back at once.
@@ -144,6 +145,9 @@ struct RequestFile {
   FileHeader header;
   WorkerIdentity identity;
   Assignment assignment;
+  /// Counts a worker's `starved` up to the last one at which nothing could be freed: the program holds
+  /// on to all answers that have not come back.
+  std::atomic<std::uint64_t> answers_held;
   RingIndex requests_tail;
   RingIndex responses_head;
   RingIndex releases_tail;
@@ -230,7 +234,7 @@ static_assert(offsetof(RequestSlot, deadline_ns) == 32 && offsetof(RequestSlot, 
 static_assert(offsetof(RequestSlot, lockstep) == 56);
 static_assert(sizeof(ResponseSlot) == 128 && offsetof(ResponseSlot, answer) == 32);
 static_assert(sizeof(FileHeader) == 32 && sizeof(WorkerIdentity) == 20);
-static_assert(offsetof(RequestFile, assignment) == 56);
+static_assert(offsetof(RequestFile, assignment) == 56 && offsetof(RequestFile, answers_held) == 72);
 static_assert(offsetof(RequestFile, requests_tail) == 128 &&
               offsetof(RequestFile, requests) == 640);
 static_assert(offsetof(RequestFile, releases) == 640 + kWindow * 64);

@@ -31,8 +31,13 @@ class ReturnBin {
 
   /// Moves what has been put to the end of `out`. Nearly free while there is nothing.
   void take(std::vector<std::uint64_t>& out) {
-    if (!any_.load(std::memory_order_relaxed))
-      return;  // a hint: what is missed now comes next time
+    if (any()) take_all(out);
+  }
+  /// A hint: what is missed now comes next time.
+  bool any() const { return any_.load(std::memory_order_relaxed); }
+
+  /// The same as take(), and misses nothing whose put() is over.
+  void take_all(std::vector<std::uint64_t>& out) {
     const std::lock_guard lock(mutex_);
     out.insert(out.end(), offsets_.begin(), offsets_.end());
     offsets_.clear();

@@ -63,6 +63,38 @@ class Payloads : public forge::ForgeActor {
   forge::Bytes make_bytes(std::uint64_t count, std::uint8_t value) const {
     return forge::Bytes(count, std::byte{value});
   }
+  /// Paints the tensor of answer memory that it keeps, and returns it.
+  forge::Tensor repaint(std::uint8_t value) {
+    if (painted_.size() == 0) painted_ = forge::context().allocate(forge::DType::u8, {200'000});
+    std::ranges::fill(painted_.span<std::uint8_t>(), value);
+    return painted_;
+  }
+  const forge::Tensor& painted() const { return painted_; }
+  /// Likewise, but paints each time a copy of it.
+  forge::Tensor repaint_copy(std::uint8_t value) {
+    painted_ = painted_.copy();
+    return repaint(value);
+  }
+  void forget_painted() { painted_ = forge::Tensor(); }
+  /// Keeps answer memory that is no answer.
+  void hoard(std::int64_t count) {
+    hoard_.push_back(forge::context().allocate(forge::DType::u8, {count}));
+  }
+  forge::Task<forge::Bytes> make_bytes_later(std::uint64_t count, std::uint8_t value) const {
+    co_await forge::sleep_for(std::chrono::milliseconds(1));
+    co_return make_bytes(count, value);
+  }
+  std::vector<forge::Bytes> make_bytes_batch(std::vector<std::uint64_t> counts) {
+    executions_ += std::ssize(counts);
+    std::vector<forge::Bytes> all;
+    for (const std::uint64_t count : counts) all.push_back(make_bytes(count, 7));
+    return all;
+  }
+  std::int64_t executions() const { return executions_; }
+  forge::Bytes make_bytes_counted(std::uint64_t count, std::uint8_t value) {
+    ++executions_;
+    return make_bytes(count, value);
+  }
   /// Two views of one tensor.
   std::pair<forge::Tensor, forge::Tensor> twins(std::int64_t count) const {
     const forge::Tensor tensor = make_tensor(count, 9);
@@ -103,7 +135,10 @@ class Payloads : public forge::ForgeActor {
  private:
   forge::Task<std::int64_t> twice(std::int64_t value) const { co_return 2 * value; }
   forge::Tensor kept_;
+  forge::Tensor painted_;
+  std::vector<forge::Tensor> hoard_;
   std::int64_t cancelled_ = 0;
+  std::int64_t executions_ = 0;
 };
 
 ProcessState Payloads::process_state() const {
@@ -197,6 +232,16 @@ FORGE_PLUGIN(m) {
       .endpoint("make_heap_tensor", &Payloads::make_heap_tensor)
       .endpoint("make_bytes", &Payloads::make_bytes)
       .endpoint("twins", &Payloads::twins)
+      .endpoint("repaint", &Payloads::repaint)
+      .endpoint("repaint_copy", &Payloads::repaint_copy)
+      .endpoint("painted", &Payloads::painted)
+      .endpoint("forget_painted", &Payloads::forget_painted)
+      .endpoint("hoard", &Payloads::hoard)
+      .endpoint("make_bytes_later", &Payloads::make_bytes_later)
+      .batched_endpoint("make_bytes_batch", &Payloads::make_bytes_batch,
+                        {.batch_size = 8, .batch_timeout = std::chrono::milliseconds(5)})
+      .endpoint("make_bytes_counted", &Payloads::make_bytes_counted)
+      .endpoint("executions", &Payloads::executions)
       .endpoint("fail", &Payloads::fail)
       .endpoint("sleep_ms", &Payloads::sleep_ms)
       .endpoint("until_cancelled", &Payloads::until_cancelled)

@@ -260,6 +260,11 @@ TEST_F(PayloadTest, TensorsOutliveTheirServiceAndController) {
   EXPECT_TRUE(returns_to(before));
 }
 
+[[nodiscard]] bool all_are(const Tensor& tensor, std::uint8_t value) {
+  const auto values = tensor.span<const std::uint8_t>();
+  return !values.empty() && std::ranges::count(values, value) == std::ssize(values);
+}
+
 // ---- full memory
 
 class FullMemory : public PayloadTest {
@@ -365,18 +370,105 @@ TEST_F(FullMemory, ManyLargeAnswersOutstandingAllCompleteAndItRecovers) {
   const auto make = service.endpoint<Bytes(std::uint64_t, std::uint8_t)>("make_bytes");
   std::vector<Future<Bytes>> futures;
   for (int i = 0; i < 100; ++i) futures.push_back(make.route(200'000, i));
-  std::size_t answered = 0;
-  for (std::size_t i = 0; i < futures.size(); ++i) {
-    auto answer = futures[i].result();
-    if (answer) {
-      ++answered;
-      EXPECT_TRUE(*answer == Bytes(200'000, static_cast<std::byte>(i)));
-    } else {
-      EXPECT_EQ(answer.error().error_code(), ErrorCode::backpressure) << answer.error().what();
+  for (std::size_t i = 0; i < futures.size(); ++i)
+    EXPECT_TRUE(value_of(std::move(futures[i])) == Bytes(200'000, static_cast<std::byte>(i)));
+  EXPECT_EQ(make.route(1'500'000, 1).get().size(), 1'500'000U);
+}
+
+/// Eight answers of 3 MiB, more than fits, each asked for before the first is fetched.
+class Crowded : public PayloadTest {
+ protected:
+  static constexpr std::size_t kArena = 8 * kMiB;
+  static constexpr std::uint64_t kSize = 3 * kMiB;
+  static constexpr int kCalls = 8;
+
+  /// Fetches the last one first: nobody waits for an answer to be fetched.
+  template <class T>
+  static std::vector<T> backwards(std::vector<Future<T>> futures) {
+    std::vector<T> answers;
+    for (auto next = futures.rbegin(); next != futures.rend(); ++next)
+      answers.push_back(value_of(std::move(*next)));
+    std::ranges::reverse(answers);
+    return answers;
+  }
+  void answers_bytes(const Service& service, const char* name) {
+    const auto make = service.endpoint<Bytes(std::uint64_t, std::uint8_t)>(name);
+    for (int round = 0; round < 2; ++round) {
+      std::vector<Future<Bytes>> futures;
+      for (std::uint8_t i = 0; i < kCalls; ++i) futures.push_back(make.route(kSize, i));
+      for (std::uint8_t i = 0; const Bytes& answer : backwards(std::move(futures)))
+        EXPECT_TRUE(answer == Bytes(kSize, std::byte{i++})) << name;
     }
   }
-  EXPECT_GE(answered, kArena / 2 / 200'000);
-  EXPECT_EQ(make.route(1'500'000, 1).get().size(), 1'500'000U);
+};
+
+TEST_F(Crowded, AnswersWaitForRoomInsteadOfBeingLost) {
+  const Service service = serve({.arena_bytes = kArena});
+  answers_bytes(service, "make_bytes_counted");
+  EXPECT_EQ(value_of(service.endpoint<std::int64_t()>("executions").route()), 2 * kCalls);
+}
+
+TEST_F(Crowded, SoDoThoseOfCoroutines) {
+  answers_bytes(serve({.arena_bytes = kArena}), "make_bytes_later");
+}
+
+TEST_F(Crowded, SoDoThoseOfRanksInLockstep) {
+  answers_bytes(serve({.procs = 2, .arena_bytes = kArena}), "make_bytes");
+}
+
+TEST_F(Crowded, SoDoThoseOfOneBatch) {
+  const Service service = serve({.arena_bytes = kArena});
+  const auto make = service.endpoint<Bytes(std::uint64_t)>("make_bytes_batch");
+  std::vector<Future<Bytes>> futures;
+  for (int i = 0; i < kCalls; ++i) futures.push_back(make.route(kSize));
+  for (const Bytes& answer : backwards(std::move(futures))) EXPECT_EQ(answer.size(), kSize);
+  EXPECT_EQ(value_of(service.endpoint<std::int64_t()>("executions").route()), kCalls);
+}
+
+TEST_F(Crowded, TensorsThatNobodyHasFetchedMakeRoom) {
+  const Service service = serve({.arena_bytes = kArena});
+  for (const char* name : {"make_tensor", "make_heap_tensor"}) {
+    const auto make = service.endpoint<Tensor(std::int64_t, std::uint8_t)>(name);
+    std::vector<Future<Tensor>> futures;
+    for (std::uint8_t i = 1; i <= kCalls; ++i) futures.push_back(make.route(kSize / 2, i));
+    // The last one does not fit beside the others, which fit beside each other.
+    auto large = make.route(4 * kMiB, 99);
+    EXPECT_TRUE(all_are(value_of(std::move(large)), 99)) << name;
+    for (std::uint8_t i = 1; auto& future : futures)
+      EXPECT_TRUE(all_are(value_of(std::move(future)), i++)) << name;
+    // Two views of one, which is one again where it is moved out.
+    const auto twins = service.endpoint<std::pair<Tensor, Tensor>(std::int64_t)>("twins");
+    auto two = twins.route(kMiB);
+    value_of(make.route(7 * kMiB, 3));
+    const auto [one, other] = value_of(std::move(two));
+    EXPECT_TRUE(all_are(one, 9));
+    EXPECT_TRUE(all_are(other, 9));
+  }
+}
+
+TEST_F(Crowded, WhatIsFetchedAndHeldIsAnErrorUntilItIsDropped) {
+  const Service service = serve({.arena_bytes = kArena});
+  const auto make = service.endpoint<Tensor(std::int64_t, std::uint8_t)>("make_tensor");
+  std::vector<Tensor> held;
+  held.push_back(value_of(make.route(kSize, 1)));
+  held.push_back(value_of(make.route(kSize, 2)));
+  EXPECT_THAT(error_of<Backpressure>(make.route(kSize, 3)), HasSubstr("still holds"));
+  EXPECT_TRUE(all_are(held[0], 1));
+  EXPECT_TRUE(all_are(held[1], 2));
+  held.clear();
+  EXPECT_TRUE(all_are(value_of(make.route(kSize, 4)), 4));
+  const std::string text = error_of<PayloadTooLarge>(make.route(kArena + 1, 1));
+  EXPECT_THAT(text, HasSubstr("does not fit"));
+  service.endpoint<void()>("nothing").route().get();
+}
+
+TEST_F(Crowded, SoIsWhatTheActorKeeps) {
+  const Service service = serve({.arena_bytes = kArena});
+  const auto hoard = service.endpoint<void(std::int64_t)>("hoard");
+  for (int i = 0; i < 2; ++i) hoard.route(kSize).get();
+  const auto make = service.endpoint<Bytes(std::uint64_t, std::uint8_t)>("make_bytes");
+  EXPECT_THAT(error_of<Backpressure>(make.route(kSize, 3)), HasSubstr("the actor keeps"));
+  EXPECT_EQ(value_of(make.route(kMiB, 3)).size(), kMiB);
 }
 
 TEST_F(FullMemory, DroppedAnswersDoNotFillIt) {

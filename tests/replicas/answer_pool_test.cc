@@ -241,6 +241,21 @@ TEST(AnswerPool, CopiesNoTensorThatIsAlreadyThere) {
   EXPECT_LT(slot.block_size, 100u);
 }
 
+TEST(AnswerPool, KeepsWhatItHoldsForTheNextAnswer) {
+  Answers answers;
+  EXPECT_TRUE(answers.pool_.could_hold(kMiB - 2000));
+  EXPECT_FALSE(answers.pool_.could_hold(kMiB));
+  constexpr std::size_t kBlock = 10'000 + 64;
+  const auto slots = fill(answers, 10'000);
+  ASSERT_GE(slots.size(), 2u);
+  for (const std::size_t next : {10'000, 9'000}) {  // a block of another size is given back
+    EXPECT_FALSE(answers.pool_.hold(kBlock));
+    answers.release(slots[next == 9'000]);
+    EXPECT_TRUE(answers.pool_.hold(kBlock));
+    EXPECT_NE(answers.write_bytes(next).block, 0u);
+  }
+}
+
 TEST(AnswerPool, KeepsATensorUntilTheAnswerIsReleased) {
   Answers answers(kMiB);
   constexpr std::int64_t kHalf = 450'000;

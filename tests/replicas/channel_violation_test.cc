@@ -143,7 +143,7 @@ TEST(ChannelViolation, IsSeenInEachFieldThatCanLie) {
   constexpr std::uint64_t kMax = ~std::uint64_t{0};
   const Lie lies[] = {
       {"kind 0", "kind", [](auto& s) { s.kind = ResponseKind{0}; }},
-      {"kind 4", "kind", [](auto& s) { s.kind = ResponseKind{4}; }},
+      {"kind 5", "kind", [](auto& s) { s.kind = ResponseKind{5}; }},
       {"kind 255", "kind", [](auto& s) { s.kind = ResponseKind{255}; }},
       {"long inline answer", "inline",
        [](auto& s) { s.block = 0, s.head_size = shm::kInlineAnswer + 1; }},
@@ -173,6 +173,33 @@ TEST(ChannelViolation, IsSeenInEachFieldThatCanLie) {
     EXPECT_THAT(forger.channel().violation(), HasSubstr(lie.expected)) << lie.name;
     EXPECT_FALSE(forger.channel().pop(out)) << "nothing more is read";
   }
+}
+
+ResponseSlot starved() {
+  ResponseSlot slot{};
+  slot.kind = ResponseKind::starved;
+  slot.block_size = ~std::uint64_t{0};
+  return slot;
+}
+
+TEST(ChannelViolation, IsHungerWithoutARequest) {
+  Forger forger;
+  forger.answer(starved());
+  ResponseSlot out;
+  EXPECT_FALSE(forger.channel().pop(out));
+  EXPECT_THAT(forger.channel().violation(), HasSubstr("more answers than requests"));
+}
+
+TEST(ChannelViolation, IsHungerWithoutEnd) {
+  Forger forger;
+  forger.expect_answers(1);
+  ResponseSlot out;
+  for (int i = 0; i < 200'000 && forger.channel().violation() == nullptr; ++i) {
+    forger.answer(starved());
+    EXPECT_FALSE(forger.channel().pop(out));
+  }
+  ASSERT_NE(forger.channel().violation(), nullptr);
+  EXPECT_THAT(forger.channel().violation(), HasSubstr("without end"));
 }
 
 TEST(ChannelViolation, IsAnAnswerToNothing) {
