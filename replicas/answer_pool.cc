@@ -116,6 +116,9 @@ void AnswerPool::write(detail::Writer& answer, shm::ResponseSlot& slot) {
   slot.block_size = size;
   const std::lock_guard lock(mutex_);
   if (!residents.empty()) {
+    // Whoever gets the answer reads these bytes as long as it likes.
+    for (const Tensor& tensor : residents)
+      tensor.storage()->frozen.store(true, std::memory_order_relaxed);
     residents_.emplace(*block, std::move(residents));
     residents.clear();
   } else if (pool_->used() > capacity() / 4 * 3) {

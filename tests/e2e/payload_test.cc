@@ -260,9 +260,36 @@ TEST_F(PayloadTest, TensorsOutliveTheirServiceAndController) {
   EXPECT_TRUE(returns_to(before));
 }
 
+// ---- an answer stays what it was
+
 [[nodiscard]] bool all_are(const Tensor& tensor, std::uint8_t value) {
   const auto values = tensor.span<const std::uint8_t>();
   return !values.empty() && std::ranges::count(values, value) == std::ssize(values);
+}
+
+TEST_F(PayloadTest, AnActorCannotWriteToATensorThatItHasReturned) {
+  const Service service = serve();
+  const auto repaint = service.endpoint<Tensor(std::uint8_t)>("repaint");
+  const Tensor first = value_of(repaint.route(1));
+  EXPECT_TRUE(all_are(first, 1));
+  EXPECT_THAT(error_of<ActorError>(repaint.route(2)), HasSubstr("frozen"));
+  EXPECT_TRUE(all_are(first, 1));
+  const Tensor second =
+      value_of(service.endpoint<Tensor(std::uint8_t)>("repaint_copy").route(std::uint8_t{3}));
+  EXPECT_TRUE(all_are(second, 3));
+  EXPECT_TRUE(all_are(first, 1));
+}
+
+TEST_F(PayloadTest, ATensorThatIsReturnedAgainLivesAsLongAsAllItsAnswers) {
+  const Service service = serve({.arena_bytes = 2 * kMiB});
+  const auto painted = service.endpoint<Tensor()>("painted");
+  Tensor first = value_of(service.endpoint<Tensor(std::uint8_t)>("repaint").route(std::uint8_t{1}));
+  const Tensor again = value_of(painted.route());
+  first = Tensor();
+  service.endpoint<void()>("forget_painted").route().get();
+  const auto make = service.endpoint<Tensor(std::int64_t, std::uint8_t)>("make_tensor");
+  for (int i = 0; i < 40; ++i) EXPECT_TRUE(all_are(value_of(make.route(200'000, 2)), 2));
+  EXPECT_TRUE(all_are(again, 1));
 }
 
 // ---- full memory

@@ -241,6 +241,22 @@ TEST(AnswerPool, CopiesNoTensorThatIsAlreadyThere) {
   EXPECT_LT(slot.block_size, 100u);
 }
 
+TEST(AnswerPool, FreezesATensorWithItsFirstAnswer) {
+  Answers answers;
+  Tensor tensor = answers.pool_.allocate(DType::f32, kShape);
+  detail::Writer writer;
+  writer.reset(answers.pool_.home());
+  writer.tensor(tensor);
+  tensor.span<float>()[0] = 1;
+  const auto first = answers.write(writer);
+  EXPECT_THROW(tensor.span<float>(), InvalidArgument);
+  writer.restart();
+  writer.tensor(tensor);
+  const auto second = answers.write(writer);
+  EXPECT_NE(first.block, second.block);
+  EXPECT_FALSE(writer.has_blobs());
+}
+
 TEST(AnswerPool, KeepsWhatItHoldsForTheNextAnswer) {
   Answers answers;
   EXPECT_TRUE(answers.pool_.could_hold(kMiB - 2000));

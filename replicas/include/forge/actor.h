@@ -50,7 +50,12 @@ class Context {
   /// The ranks of this replica. Throws InvalidArgument in a call that was sent to this rank alone.
   virtual Group& group() const;
 
-  /// A tensor in response memory: returning it copies nothing. Outside a call it is plain memory.
+  /// A tensor in response memory: returning it copies nothing and freezes it, as route() does with
+  /// arguments. From then on span<T>() to write throws InvalidArgument, in whatever copy of the handle;
+  /// it may be returned again. Its memory is used for nothing else as long as the actor or anybody who
+  /// got it in an answer holds it. Pointers that the actor took before it returned the tensor are its
+  /// own affair: what it writes through them is seen by whoever has the answer.
+  /// Plain memory if there is no room.
   Tensor allocate(DType dtype, std::span<const std::int64_t> shape) {
     return allocate_response(dtype, shape);
   }
