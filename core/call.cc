@@ -103,10 +103,14 @@ detail::Reader Call::value(std::size_t share, std::size_t rank) {
 std::shared_ptr<const Error> Call::error(std::size_t share) const {
   heard_ = true;
   if (failure_) return failure_;
+  std::shared_ptr<const Error> consequence;
   for (std::size_t rank = 0; rank < ranks_; ++rank) {
-    if (const auto& answer = answers_[share * ranks_ + rank]; answer.error) return answer.error;
+    const Answer& answer = answers_[share * ranks_ + rank];
+    if (!answer.error) continue;
+    if (!answer.let_down) return answer.error;
+    if (!consequence) consequence = answer.error;
   }
-  return nullptr;
+  return consequence;
 }
 
 std::shared_ptr<const Error> Call::first_error() const {

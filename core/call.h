@@ -37,10 +37,12 @@ struct Answer {
       head;             ///< private copy: what is checked is what is decoded. Keeps its capacity
   AnswerSource source;  ///< the block, if the answer came in one
   std::shared_ptr<const Error> error;  ///< instead of a value
+  bool let_down = false;               ///< the error was caused by another rank
 
   void clear() {
     source.block.reset();
     error.reset();
+    let_down = false;
   }
 };
 

@@ -370,7 +370,7 @@ class Engine final : public detail::Driver,
   void on_answer(PollMember& member, const shm::ResponseSlot& slot);
   bool is_late(const replicas::Entry& entry);
   bool retry_alone(replicas::Entry& entry);
-  void store(Answer& answer, replicas::Entry& entry, replicas::Channel& channel,
+  void store(Answer& answer, replicas::Entry& entry, PollMember& member,
              const shm::ResponseSlot& slot);
   void expect_answers();    // [lock] E3, before a push
   void poll_set_changed();  // [lock]
@@ -404,6 +404,7 @@ class Engine final : public detail::Driver,
   void spawned(const LifePtr& life, const std::vector<Started>& started);
   void prepare(const LifePtr& life);
   void setup_failed(Unit& unit, const Status& status);
+  void rank_failed_setup(Unit& unit, const Status& status, bool let_down);
   void cannot_start(Unit& unit, const Status& status);
   void send_setup(Unit& unit);
   void setup_answered(Unit& unit, std::uint32_t rank, const shm::ResponseSlot& slot);

@@ -102,6 +102,7 @@ struct Life {
   FenceReason fence = FenceReason::none;
   std::string verdict;  ///< in words, if one of its calls or a signal is the reason
   Status setup_error;
+  bool let_down = false;  ///< setup_error is the consequence of another rank's error
   std::string first_exit;
   std::string last_moments;  ///< lines: what it was doing, and where a signal struck
   std::uint32_t failed_rank = 0;

@@ -386,13 +386,28 @@ void Engine::setup_answered(Unit& unit, std::uint32_t rank, const shm::ResponseS
   const std::byte* head = slot.block == 0 ? slot.answer : memory.data() + slot.block;
   if (slot.kind == shm::ResponseKind::value) {
     if (rank == 0) description_.assign(head, head + slot.head_size);
-  } else if (unit.life->setup_error.ok()) {
+  } else {
     Answer answer;
     answer.head.assign(head, head + slot.head_size);
-    setup_failed(unit, to_status(*decode_error(
-                           answer, "starting " + name_of(unit) + " of '" + launch_.name + "'")));
+    const std::string who = procs_ == 1 ? "" : ", rank " + std::to_string(rank) + ",";
+    rank_failed_setup(unit,
+                      to_status(*decode_error(answer, "starting " + name_of(unit) + who + " of '" +
+                                                          launch_.name + "'")),
+                      (slot.flags & shm::kLetDown) != 0);
   }
   if (slot.block != 0) unit.life->ranks[rank].channel->answers()->release(slot.block);
+}
+
+/// `let_down`: because of another rank, whose own error takes the place of this one.
+void Engine::rank_failed_setup(Unit& unit, const Status& status, bool let_down) {
+  Life& life = *unit.life;
+  if (!life.setup_error.ok()) {
+    if (!life.let_down || let_down) return;
+    if (start_error_.message == life.setup_error.message) start_error_ = {};
+    life.setup_error = {};
+  }
+  life.let_down = let_down;
+  setup_failed(unit, status);
 }
 
 void Engine::setup_finished(Unit& unit) {

@@ -333,7 +333,7 @@ void Engine::on_answer(PollMember& member, const shm::ResponseSlot& slot) {
     if (slot.block != 0) channel.answers()->release(slot.block);
   } else if (auto* call = static_cast<Call*>(entry->call)) {
     const std::uint32_t rank = entry->rank == replicas::kAllRanks ? member.rank : 0;
-    store(call->answer(entry->part + rank), *entry, channel, slot);
+    store(call->answer(entry->part + rank), *entry, member, slot);
   } else if (slot.block != 0) {
     channel.answers()->release(slot.block);
   }
@@ -386,13 +386,13 @@ bool Engine::retry_alone(replicas::Entry& entry) {
   return true;
 }
 
-void Engine::store(Answer& answer, replicas::Entry& entry, replicas::Channel& channel,
+void Engine::store(Answer& answer, replicas::Entry& entry, PollMember& member,
                    const shm::ResponseSlot& slot) {
   const std::byte* head = slot.answer;
   if (slot.block != 0) {
     const bool copy = (slot.flags & shm::kCopyOut) != 0;
-    answer.source.block = std::make_shared<replicas::AnswerBlock>(channel.answers(), slot.block,
-                                                                  slot.block_size, copy);
+    answer.source.block = std::make_shared<replicas::AnswerBlock>(
+        member.channel->answers(), slot.block, slot.block_size, copy);
     head = answer.source.block->bytes().data();
   }
   answer.head.assign(head, head + slot.head_size);
@@ -400,7 +400,9 @@ void Engine::store(Answer& answer, replicas::Entry& entry, replicas::Channel& ch
   if (slot.kind == shm::ResponseKind::expired) {
     answer.error = not_started_in_time(entry);
   } else if (slot.kind == shm::ResponseKind::error) {
-    answer.error = decode_error(answer, where(entry));
+    const std::string rank = procs_ == 1 ? "" : ", rank " + std::to_string(member.rank);
+    answer.error = decode_error(answer, where(entry) + rank);
+    answer.let_down = (slot.flags & shm::kLetDown) != 0;
   }
   if (answer.error) {
     answer.source.block.reset();

@@ -155,7 +155,7 @@ void Engine::request_snapshot(Unit& unit, std::uint64_t session, SavedSession& s
 void Engine::state_answered(replicas::Entry& entry, PollMember& member,
                             const shm::ResponseSlot& slot) {
   Answer answer;
-  store(answer, entry, *member.channel, slot);
+  store(answer, entry, member, slot);
   const bool saves = entry.purpose == Purpose::save;
   std::string why = answer.error ? answer.error->what() : "";
   const auto found = saved_.find(entry.slot.session);

@@ -19,9 +19,9 @@ Group::~Group() = default;
 namespace forge::gpu {
 namespace {
 
-/// The longest sleep without a look at what no bell announces: a death, an abort of a rank other
-/// than the one that is waited for.
-constexpr std::chrono::milliseconds kLongestSleep{10};
+/// The longest sleep without a look at what no bell announces: a death, an abort or the end of a rank
+/// other than the one that is waited for.
+constexpr std::chrono::milliseconds kLongestSleep{4};
 constexpr std::uint32_t kLooksPerCheck = 64;
 
 Status invalid(std::string message) { return {ErrorCode::invalid_argument, std::move(message)}; }
@@ -88,6 +88,28 @@ void Group::decline(shm::Segment& file, std::uint64_t call) {
   reinterpret_cast<GroupFile*>(file.data())->call.store(call + 1, std::memory_order_relaxed);
 }
 
+void Group::end(std::span<shm::Segment> files, int rank, std::uint64_t call, ErrorCode outcome,
+                bool let_down) {
+  const auto file = [&](std::size_t of) -> GroupFile& {
+    return *reinterpret_cast<GroupFile*>(files[of].data());
+  };
+  GroupFile& mine = file(static_cast<std::size_t>(rank));
+  mine.ended.store(static_cast<std::uint32_t>(outcome) | (let_down ? kEndedLetDown : 0),
+                   std::memory_order_relaxed);
+  // Release: who sees it sees all steps that the rank has taken.
+  mine.ended_call.store(call + 1, std::memory_order_release);
+  shm::handshake_fence();
+  // Whoever sleeps may wait for another rank first, which may never come. That bell is not ours to
+  // change: who is about to sleep on it looks again after kLongestSleep.
+  for (std::size_t other = 0; other < files.size(); ++other) {
+    const std::uint32_t on = file(other).sleeps_on.load(std::memory_order_relaxed);
+    if (other == static_cast<std::size_t>(rank) || on == 0 || on > files.size()) continue;
+    if (on == static_cast<std::uint32_t>(rank) + 1)
+      mine.bell.word.fetch_add(1, std::memory_order_relaxed);
+    shm::futex_wake(file(on - 1).bell.word, INT_MAX, shm::Scope::shared);
+  }
+}
+
 Group::Group(GroupSpec spec)
     : rank_(spec.rank),
       files_(std::move(spec.files)),
@@ -122,6 +144,7 @@ void Group::begin(std::uint64_t call) {
   call_ = call + 1;
   step_ = 0;
   entered_ = false;
+  let_down_ = false;
   if (broken_.code != ErrorCode::worker_lost) broken_ = {};
   // Release: who sees us in the new call sees all steps we took in the one before; a slower rank
   // may still be looking for the last of them.
@@ -165,11 +188,12 @@ void Group::wake() {
 /// Has the rank published that step of our call? Step 0: has it entered the call?
 Group::Progress Group::look(int rank, std::uint64_t step) const {
   const GroupFile& theirs = file(rank);
-  // The call before the steps. Acquire pairs with begin(): if the rank has gone on, we see all the
-  // steps it took before.
+  // Ends and calls before the steps. Acquire pairs with end() and begin(): if the rank has left the
+  // call, we see all the steps it took before.
+  const bool ended = theirs.ended_call.load(std::memory_order_acquire) >= call_;
   const std::uint64_t call = theirs.call.load(std::memory_order_acquire);
-  if (call < call_) return Progress::waiting;
-  const Progress otherwise = call > call_ ? Progress::left : Progress::waiting;
+  const Progress otherwise = ended || call > call_ ? Progress::left : Progress::waiting;
+  if (call < call_) return otherwise;
   if (step == 0) return call == call_ ? Progress::arrived : otherwise;
   // Acquire pairs with run(): we see no step of an earlier call. Nor of a later one, in which the
   // rank cannot take a step without us (G3).
@@ -200,12 +224,7 @@ void Group::await(const GroupCall& call, std::uint64_t step) {
     shm::Spinner spinner(wait_);
     std::uint32_t looks = 0;
     for (Progress progress; (progress = look(rank, step)) != Progress::arrived;) {
-      if (progress == Progress::left) {
-        fail(invalid("group: rank " + std::to_string(rank) +
-                     " has gone on to another call, while rank " + std::to_string(rank_) +
-                     " waits for it in " + describe(call) +
-                     "; all ranks must call the same collectives"));
-      }
+      if (progress == Progress::left) fail_by_others(who_left(call, step));
       if (progress == Progress::corrupt) {
         fail(invalid("group: rank " + std::to_string(rank) +
                      " has written an impossible step into its file"));
@@ -213,12 +232,49 @@ void Group::await(const GroupCall& call, std::uint64_t step) {
       const bool spun = spinner.keep_spinning();
       if (!spun) sleep(rank, step, until);
       if (spun && ++looks % kLooksPerCheck != 0) continue;
-      Status status = trouble();
+      Status status = who_left(call, step);
+      if (status.ok()) status = trouble();
+      const bool by_others = !status.ok();
       if (status.ok() && shm::SteadyTime::clock::now() >= until) status = missing(call, step);
       // Looked at last: a rank that has trouble in a later step has seen all of us in this one.
-      if (!status.ok() && !all_arrived(step)) fail(std::move(status));
+      if (status.ok() || all_arrived(step)) continue;
+      by_others ? fail_by_others(std::move(status)) : fail(std::move(status));
     }
   }
+}
+
+/// Says how a rank has left our call before that step; ok if all are there or may come. One that has
+/// left of its own accord comes before those that it let down.
+Status Group::who_left(const GroupCall& call, std::uint64_t step) const {
+  int found = -1;
+  for (int rank = 0; rank < procs(); ++rank) {
+    if (rank == rank_ || look(rank, step) != Progress::left) continue;
+    const bool let_down = (file(rank).ended.load(std::memory_order_relaxed) & kEndedLetDown) != 0;
+    if (found < 0 || !let_down) found = rank;
+    if (!let_down) break;
+  }
+  return found < 0 ? Status() : how_left(found, call);
+}
+
+Status Group::how_left(int rank, const GroupCall& call) const {
+  const std::string who = "group: rank " + std::to_string(rank);
+  const std::string where =
+      " while rank " + std::to_string(rank_) + " waits for it in " + describe(call);
+  const std::string remedy = "; all ranks must call the same collectives";
+  // Acquire pairs with end(). The rank may be in a later call by now.
+  if (file(rank).ended_call.load(std::memory_order_acquire) != call_)
+    return invalid(who + " has gone on to another call" + where + remedy);
+  const std::uint32_t code = file(rank).ended.load(std::memory_order_relaxed) & ~kEndedLetDown;
+  if (code == static_cast<std::uint32_t>(ErrorCode::ok))
+    return invalid(who + " has returned from the call" + where + remedy);
+  return {ErrorCode::unavailable, who + " has failed in this call (" +
+                                      std::string(to_string(static_cast<ErrorCode>(code))) + ")" +
+                                      where + "; its own error says why"};
+}
+
+void Group::fail_by_others(Status why) {
+  let_down_ = true;
+  fail(std::move(why));
 }
 
 bool Group::all_arrived(std::uint64_t step) const {
@@ -306,12 +362,24 @@ void Group::check_headers() {
   }
 }
 
+/// Some rank's arguments were wrong, and ours were not.
+bool Group::refused_elsewhere(std::size_t slot) const {
+  const auto refused = [&](int rank) {
+    return file(rank).calls[slot].operation == Operation::refused;
+  };
+  for (int rank = 0; !refused(rank_) && rank < procs(); ++rank) {
+    if (refused(rank)) return true;
+  }
+  return false;
+}
+
 void Group::check_calls() {
   const std::size_t slot = step_ % kGroupSlots;
   const GroupCall first = file(0).calls[slot];
   for (int rank = 1; rank < procs(); ++rank) {
     const GroupCall call = file(rank).calls[slot];
     if (call == first) continue;
+    let_down_ = refused_elsewhere(slot);
     throw InvalidArgument("group: ranks disagree in step " + number(step_) + " of call " +
                           number(call_ - 1) + ": rank 0 is in " + describe(first) + ", rank " +
                           std::to_string(rank) + " in " + describe(call));
@@ -321,7 +389,9 @@ void Group::check_calls() {
 /// Before the first step of a collective.
 void Group::enter(const GroupCall& call) {
   if (!broken_.ok()) throw_status(broken_);
-  if (Status status = trouble(); !status.ok()) fail(std::move(status));
+  Status status = who_left(call, step_ + 1);
+  if (status.ok()) status = trouble();
+  if (!status.ok()) fail_by_others(std::move(status));
   if (entered_) return;
   await(call, 0);
   if (!acquainted_) check_headers();

@@ -53,10 +53,12 @@ struct GroupSpec {
 /// One thread at a time, but abort() from any. All ranks must call the same collectives with the
 /// same sizes in the same order. Collectives throw:
 ///   InvalidArgument   the ranks' calls differ (on all of them), an argument is wrong, a rank has
-///                     gone on to another call, or a file is not what a rank of ours writes
+///                     returned from the call or gone on to another, or a file is not what a rank of
+///                     ours writes
+///   Unavailable       a rank has failed in this call
 ///   DeadlineExceeded  other ranks did not come in time; says which
 ///   WorkerLost        a rank is dead or the group was aborted; from now on always
-/// After DeadlineExceeded, or when a rank has gone on, all collectives fail until begin(). A rank
+/// After DeadlineExceeded, or when a rank has left the call, all collectives fail until begin(). A rank
 /// that came last may have finished what others gave up. Payloads of a collective that threw hold
 /// anything.
 class Group final : public forge::Group {
@@ -66,6 +68,12 @@ class Group final : public forge::Group {
 
   /// Of a rank that has no memory for its group: the others must not wait for it in this call.
   static void decline(shm::Segment& file, std::uint64_t call);
+
+  /// A rank has ended a call, with or without an error, and takes no further step in it: those who
+  /// wait for one fail at once. `files` of all ranks, whether it has made its group or not.
+  /// `let_down`: because of another rank.
+  static void end(std::span<shm::Segment> files, int rank, std::uint64_t call, ErrorCode outcome,
+                  bool let_down = false);
 
   /// Bytes of a rank's file whose collectives go through in chunks of `chunk` bytes.
   static constexpr std::size_t file_size(std::size_t chunk) {
@@ -78,6 +86,14 @@ class Group final : public forge::Group {
   /// Enters a call of the actor: forgets a failure in the one before, and tells ranks that still
   /// wait there not to. Numbers only grow and are the same in all ranks. A group starts in call 0.
   void begin(std::uint64_t call);
+
+  /// The rank has ended the call that it is in.
+  void end(ErrorCode outcome) { end(files_, rank_, call_ - 1, outcome, let_down_); }
+  /// A collective of this call has failed because of what another rank did: its own error, if it has
+  /// one, comes first.
+  bool let_down() const { return let_down_; }
+  /// What fails next is such a collective, that is carried out elsewhere.
+  void blame_others() { let_down_ = true; }
 
   /// Ends all waits in all ranks with WorkerLost.
   void abort() noexcept;
@@ -132,9 +148,13 @@ class Group final : public forge::Group {
   void await(const GroupCall& call, std::uint64_t step);
   Progress look(int rank, std::uint64_t step) const;
   bool all_arrived(std::uint64_t step) const;
+  Status who_left(const GroupCall& call, std::uint64_t step) const;
+  Status how_left(int rank, const GroupCall& call) const;
+  [[noreturn]] void fail_by_others(Status why);
   void sleep(int rank, std::uint64_t step, shm::SteadyTime until);
   void check_headers();
   void check_calls();
+  bool refused_elsewhere(std::size_t slot) const;
   Status missing(const GroupCall& call, std::uint64_t step) const;
 
   int rank_;
@@ -148,6 +168,7 @@ class Group final : public forge::Group {
   std::uint64_t step_ = 0;   // published in this call
   bool entered_ = false;     // all ranks have been seen in this call
   bool acquainted_ = false;  // the others' headers have been checked
+  bool let_down_ = false;    // in this call
   Status broken_;            // why collectives fail for now, or for good
 };
 

@@ -18,7 +18,7 @@
 namespace forge::gpu {
 
 inline constexpr std::uint64_t kGroupMagic = 0x47'45'47'52'4F'46ULL;  // "FORGEG"
-inline constexpr std::uint32_t kGroupVersion = 2;
+inline constexpr std::uint32_t kGroupVersion = 3;
 
 using forge::Reduction;
 
@@ -64,18 +64,25 @@ struct GroupHeader {
 /// step s - 2 only after all have published step s - 1, and who did so has read step s - 2.
 inline constexpr std::size_t kGroupSlots = 2;
 
+/// GroupFile::ended: the rank had failed because of another one.
+inline constexpr std::uint32_t kEndedLetDown = 0x100;
+
 /// Two chunks follow, from kGroupDataOffset to the end of the file.
 struct GroupFile {
   GroupHeader header;
   /// Where the rank stands; together on one line, because they are read together. It is in `call`
   /// (0: not there yet). The last call in which it took steps is `step_call`, which may be an
   /// earlier one: it published `step` there. The last in which it failed is `failed_call` (0: none),
-  /// with the ErrorCode `failed`.
+  /// with the ErrorCode `failed`. The last that it has ended, whether it has used the group there or
+  /// not, is `ended_call` (0: none), with `ended`, an ErrorCode and kEndedLetDown: in that and in
+  /// earlier ones it takes no further step.
   alignas(128) std::atomic<std::uint64_t> call;
   std::atomic<std::uint64_t> step_call;
   std::atomic<std::uint64_t> step;
   std::atomic<std::uint64_t> failed_call;
   std::atomic<std::uint32_t> failed;
+  std::atomic<std::uint64_t> ended_call;
+  std::atomic<std::uint32_t> ended;
   std::atomic<std::uint32_t> aborted;                 ///< 1: the group is over, for all
   alignas(128) std::atomic<std::uint32_t> sleeps_on;  ///< r + 1: on the bell of rank r; 0: awake
   shm::Bell bell;                                     ///< rung when one of the others sleeps on it

@@ -80,6 +80,7 @@ void NcclGroup::await(const std::string& what, Finished finished) {
       case NcclVerdict::wait:
         break;
       case NcclVerdict::lost:
+        spec_.group.blame_others();
         fail(std::move(trouble));
       case NcclVerdict::broken:
         fail(

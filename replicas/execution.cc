@@ -112,7 +112,9 @@ void Execution::error(const Error& error) {
   place_.writer.restart();
   detail::write_error(place_.writer, error);
   make_room(AnswerPool::needed(place_.writer));
-  place_.outbox.error(next_slot(), place_.writer, error.error_code());
+  shm::ResponseSlot& slot = next_slot();
+  if (place_.group.let_down()) slot.flags |= shm::kLetDown;
+  place_.outbox.error(slot, place_.writer, error.error_code());
 }
 
 void Execution::ended() noexcept {
@@ -124,6 +126,7 @@ void Execution::ended() noexcept {
     make_room(AnswerPool::needed(place_.writer));
     shm::ResponseSlot& slot = next_slot();
     if (live_.size() > 1) slot.flags |= shm::kBatchFailed;
+    if (place_.group.let_down()) slot.flags |= shm::kLetDown;
     place_.outbox.error(slot, place_.writer, code);
   }
   if (place_.lane != nullptr) {
@@ -131,6 +134,7 @@ void Execution::ended() noexcept {
   } else {
     stamp();
   }
+  place_.group.end(code);
   ended_ = true;
   FORGE_FAILPOINT(ended);
 }

@@ -78,6 +78,15 @@ void RankGroup::use_device(GroupDevice device) {
   if (!is_fake(device_->backend)) gpu::keep_nccl_on_this_host();
 }
 
+void RankGroup::end(ErrorCode outcome) {
+  if (worker_.procs == 1 || call_ == 0) return;
+  if (group_) {
+    group_->end(outcome);
+  } else if (files_.size() == worker_.procs) {  // tests have none
+    gpu::Group::end(files_, static_cast<int>(worker_.rank), call_, outcome);
+  }
+}
+
 forge::Group& RankGroup::get() {
   if (worker_.procs > 1 && call_ == 0) throw_status(sent_to_one_rank());
   if (!group_) {

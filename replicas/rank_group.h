@@ -56,6 +56,11 @@ class RankGroup {
     if (group_) enter();
   }
 
+  /// It ends, and this rank takes no further part in it: the others must not wait for it.
+  void end(ErrorCode outcome);
+  /// A collective of this call has failed because of another rank.
+  bool let_down() const { return group_ && group_->let_down(); }
+
   /// Made when it is first asked for. Throws InvalidArgument in a call that was sent to this rank
   /// alone or if FORGE_GROUP_TIMEOUT is no number of seconds, and Unavailable if there is no memory.
   forge::Group& get();

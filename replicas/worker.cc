@@ -402,7 +402,10 @@ bool Worker::set_up(const shm::RequestSlot& request) {
                         "build"});
   }
   source.end();
+  if (!up && group_.let_down()) slot.flags |= shm::kLetDown;
   publish(false, 1);
+  // The answer first: what the others say of it is not heard before it.
+  group_.end(up ? ErrorCode::ok : ErrorCode::actor_error);
   FORGE_FAILPOINT(setup_answered);
   if (!up) out_->exit_reason.store(why_not_up(), std::memory_order_relaxed);
   return up;

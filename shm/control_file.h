@@ -82,6 +82,9 @@ inline constexpr std::uint8_t kBatchFailed = 2;
 /// ResponseSlot::flags: the end of `answer`, which the answer leaves free, holds a Stamp.
 inline constexpr std::uint8_t kStamped = 4;
 
+/// ResponseSlot::flags: the rank has failed because another rank had left the call or failed in it.
+inline constexpr std::uint8_t kLetDown = 8;
+
 /// When a request ran; CLOCK_MONOTONIC.
 struct Stamp {
   std::int64_t started_ns;
@@ -96,7 +99,7 @@ struct alignas(128) ResponseSlot {
   std::uint32_t head_size;   ///< bytes of the encoded head, here or at the block's start
   std::uint16_t attempt;
   ResponseKind kind;
-  std::uint8_t flags;  ///< kCopyOut, kBatchFailed, kStamped
+  std::uint8_t flags;  ///< kCopyOut, kBatchFailed, kStamped, kLetDown
   std::byte answer[kInlineAnswer];
 };
 

@@ -238,6 +238,19 @@ TEST(Call, GiveTheErrorOfTheLowestRank) {
   EXPECT_EQ(call.value(1, 0).integer(), 0);
 }
 
+TEST(Call, GiveACauseBeforeItsConsequences) {
+  Call call;
+  call.begin(nullptr, 1, 3);
+  for (const std::size_t i : {0u, 1u, 2u}) {
+    call.answer(i).error = std::make_shared<Unavailable>("of rank " + std::to_string(i));
+    call.answer(i).let_down = i != 2;
+  }
+  EXPECT_STREQ(call.error(0)->what(), "of rank 2");
+  call.answer(2).clear();
+  answer(call.answer(2), 0);
+  EXPECT_STREQ(call.error(0)->what(), "of rank 0") << "better than nothing";
+}
+
 TEST(Call, GiveTheRefusalToEveryQuestion) {
   Call call;
   call.begin(nullptr, 0, 0);

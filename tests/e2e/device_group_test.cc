@@ -9,6 +9,7 @@
 #include <filesystem>
 #include <fstream>
 #include <numeric>
+#include <stdexcept>
 #include <string>
 #include <thread>
 #include <utility>
@@ -64,6 +65,11 @@ class OnDevices : public forge::ForgeActor {
       throw;
     }
   }
+  /// The last rank fails by itself.
+  forge::Tensor fail_alone(const forge::Tensor& in) {
+    if (is_last()) throw std::out_of_range("enough of this");
+    return reduce(in);
+  }
   /// The last rank never comes.
   forge::Tensor stay_away(const forge::Tensor& in) {
     if (is_last()) std::this_thread::sleep_for(std::chrono::hours(1));
@@ -108,6 +114,7 @@ FORGE_PLUGIN(m) {
       .endpoint("reduce_argument", &OnDevices::reduce_argument)
       .endpoint("reduce_for_ever", &OnDevices::reduce_for_ever)
       .endpoint("come_late", &OnDevices::come_late)
+      .endpoint("fail_alone", &OnDevices::fail_alone)
       .service_endpoint("stay_away", &OnDevices::stay_away,
                         {.exec_timeout = std::chrono::milliseconds(300)});
   m.actor<MeetsInSetup>("MeetsInSetup").endpoint("met", &MeetsInSetup::met);
@@ -237,6 +244,17 @@ TEST_F(DeviceGroups, ARankThatComesTooLateIsAnErrorThatNamesIt) {
   // A machine that is busy may take longer for it than ranks wait here.
   EXPECT_TRUE(wait_until([&] { return outcome(await(reduce.route(ramp(3)))) == "ok"; }));
   EXPECT_EQ(service.replicas().at(0).incarnation, 1u) << "nobody had to die for it";
+}
+
+TEST_F(DeviceGroups, ARankThatFailsAloneIsWhoTheCallerHearsOf) {
+  const Service service = start({{replicas::kGroupTimeoutVariable, "3600"}});
+  const auto fail = service.endpoint<ValueMesh<Tensor>(Tensor)>("fail_alone");
+  for (int i = 0; i < 3; ++i) {
+    EXPECT_THAT(error_of<ActorError>(fail.route(ramp(3))),
+                AllOf(HasSubstr("enough of this"), HasSubstr("rank 1")));
+    expect_sums(service);
+  }
+  EXPECT_EQ(service.replicas().at(0).incarnation, 1u);
 }
 
 TEST_F(DeviceGroups, ARankThatNeverComesIsKilledWithTheOthers) {

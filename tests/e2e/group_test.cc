@@ -6,7 +6,9 @@
 #include <algorithm>
 #include <chrono>
 #include <cstring>
+#include <functional>
 #include <memory>
+#include <stdexcept>
 #include <string>
 #include <vector>
 
@@ -136,9 +138,66 @@ class Late : public forge::ForgeActor {
   }
 };
 
+/// One rank leaves a call in another way than the others, who are in a collective.
+class Leaver : public forge::ForgeActor {
+ public:
+  Leaver(std::string where, std::int64_t who, std::string how) {
+    if (where == "constructor") leave(who, how, "all_reduce");
+    if (where == "setup") in_setup_ = [this, who, how] { leave(who, how, "barrier"); };
+  }
+  void setup() override {
+    if (in_setup_) in_setup_();
+  }
+  void leave(std::int64_t who, const std::string& how, const std::string& collective) const {
+    if (forge::context().rank() != who) return meet(collective, 8);
+    if (how == "throws") throw std::out_of_range("enough of this");
+    if (how == "throws later") {
+      meet(collective, 8);
+      throw std::out_of_range("enough of this");
+    }
+    if (how == "other size") meet(collective, 16);
+    if (how == "other collective") meet(collective == "barrier" ? "all_gather" : "barrier", 8);
+    if (how == "wrong argument") meet("wrong", 8);
+    if (how == "cancelled") {
+      while (!forge::context().cancelled()) std::this_thread::yield();
+      throw std::runtime_error("cancelled");
+    }
+  }
+  /// Those that are let down say so in their own words.
+  void rephrase(std::int64_t who) const {
+    try {
+      leave(who, "throws", "barrier");
+    } catch (const forge::Error&) {
+      throw std::logic_error("my own words");
+    }
+  }
+  std::int64_t sum(std::int64_t value) const {
+    forge::context().group().all_reduce(std::span(&value, 1), forge::Reduction::sum);
+    return value;
+  }
+
+ private:
+  static void meet(const std::string& collective, std::size_t size) {
+    forge::Group& group = forge::context().group();
+    std::vector<std::byte> bytes(size);
+    std::vector<std::byte> all(size * static_cast<std::size_t>(group.procs()));
+    if (collective == "barrier") group.barrier();
+    if (collective == "broadcast") group.broadcast(bytes, 0);
+    if (collective == "all_reduce")
+      group.all_reduce(forge::DType::u8, bytes, forge::Reduction::sum);
+    if (collective == "all_gather") group.all_gather(bytes, all);
+    if (collective == "wrong") group.broadcast(bytes, 99);
+  }
+  std::function<void()> in_setup_;
+};
+
 }  // namespace
 
 FORGE_PLUGIN(m) {
+  m.actor<Leaver, std::string, std::int64_t, std::string>("Leaver", "One rank leaves.")
+      .endpoint("leave", &Leaver::leave)
+      .endpoint("rephrase", &Leaver::rephrase)
+      .endpoint("sum", &Leaver::sum);
   m.actor<Together>("Together", "Ranks that talk to each other.")
       .endpoint("met_in_setup", &Together::met_in_setup)
       .endpoint("who", &Together::who)
@@ -315,10 +374,10 @@ TEST_P(Several, ARankThatGoesOnIsNotWaitedFor) {
   const Service service = start();
   auto skipped = service.endpoint<void()>("skip").route();
   auto sum = service.endpoint<ValueMesh<std::int64_t>(std::int64_t)>("sum").route(1);
-  EXPECT_THAT(
-      error_of<ActorError>(std::move(skipped)),
-      AllOf(HasSubstr("InvalidArgument"), AnyOf(HasSubstr("gone on to another call"),
-                                                HasSubstr("because the ranks' calls differ"))));
+  EXPECT_THAT(error_of<ActorError>(std::move(skipped)),
+              AllOf(HasSubstr("InvalidArgument"),
+                    AnyOf(HasSubstr("returned from the call"), HasSubstr("gone on to another call"),
+                          HasSubstr("because the ranks' calls differ"))));
   EXPECT_EQ(value_of(std::move(sum)).size(), static_cast<std::size_t>(GetParam()));
 }
 
@@ -373,6 +432,118 @@ TEST_P(Several, OneServiceDoesNotHearTheOther) {
   const std::int64_t ranks = GetParam() * (GetParam() - 1) / 2;
   for (auto& future : ones) EXPECT_EQ(value_of(std::move(future)).at(0), GetParam() + ranks);
   for (auto& future : twos) EXPECT_EQ(value_of(std::move(future)).at(0), 1000 * GetParam() + ranks);
+}
+
+// ---- a rank that leaves a call in another way than its siblings
+
+/// Whoever waits for a rank that has left would wait for an hour.
+class Leaving : public ::testing::Test {
+ protected:
+  static constexpr std::int64_t kProcs = 3;
+
+  Service start(const std::string& where = "", std::int64_t who = 0, const std::string& how = "") {
+    return actors_.actor("Leaver")
+        .options({.procs = kProcs,
+                  .name = "leavers",
+                  .restart = restart_at_once(),
+                  .env = {{"FORGE_GROUP_TIMEOUT", "3600"}}})
+        .as_service(where, who, how);
+  }
+  static void expect_usable(const Service& service) {
+    const auto sum = service.endpoint<std::int64_t(std::int64_t)>("sum");
+    EXPECT_EQ(value_of(sum.route(5)), 5 * kProcs);
+    EXPECT_EQ(service.replicas().at(0).incarnation, 1U);
+  }
+  using Leave = void(std::int64_t, std::string, std::string);
+
+  Controller controller_{quiet()};
+  Plugin actors_ = controller_.self();
+};
+
+TEST_F(Leaving, WhatARankThrowsIsWhatTheCallerGets) {
+  const Service service = start();
+  const auto leave = service.endpoint<Leave>("leave");
+  for (const char* collective : {"barrier", "broadcast", "all_reduce", "all_gather"}) {
+    for (std::int64_t who = 0; who < kProcs; ++who) {
+      for (const char* how : {"throws", "throws later"}) {
+        EXPECT_THAT(
+            error_of<ActorError>(leave.route(who, std::string(how), std::string(collective))),
+            AllOf(HasSubstr("out_of_range"), HasSubstr("enough of this"),
+                  HasSubstr("rank " + std::to_string(who))))
+            << collective << " " << how;
+        expect_usable(service);
+      }
+    }
+  }
+}
+
+TEST_F(Leaving, ARankThatReturnsIsNamedByThoseWhoWait) {
+  const Service service = start();
+  const auto leave = service.endpoint<Leave>("leave");
+  for (const char* collective : {"barrier", "broadcast", "all_reduce", "all_gather"}) {
+    for (std::int64_t who = 0; who < kProcs; ++who) {
+      EXPECT_THAT(
+          error_of<ActorError>(leave.route(who, std::string("returns"), std::string(collective))),
+          AllOf(HasSubstr("InvalidArgument"),
+                AnyOf(HasSubstr("rank " + std::to_string(who) + " has returned from the call"),
+                      HasSubstr("has given up"))))
+          << collective;
+      expect_usable(service);
+    }
+  }
+}
+
+TEST_F(Leaving, ARankInAnotherCollectiveIsAnErrorOfAll) {
+  const Service service = start();
+  const auto leave = service.endpoint<Leave>("leave");
+  for (std::int64_t who = 0; who < kProcs; ++who) {
+    for (const char* how : {"other size", "other collective"}) {
+      EXPECT_THAT(
+          error_of<ActorError>(leave.route(who, std::string(how), std::string("broadcast"))),
+          AllOf(HasSubstr("InvalidArgument"), HasSubstr("disagree")));
+      expect_usable(service);
+    }
+    EXPECT_THAT(error_of<ActorError>(
+                    leave.route(who, std::string("wrong argument"), std::string("barrier"))),
+                AllOf(HasSubstr("from rank 99"), HasSubstr("rank " + std::to_string(who))));
+    expect_usable(service);
+  }
+}
+
+TEST_F(Leaving, OtherWordsForItDoNotHideTheCause) {
+  const Service service = start();
+  for (std::int64_t who = 0; who < kProcs; ++who) {
+    EXPECT_THAT(error_of<ActorError>(service.endpoint<void(std::int64_t)>("rephrase").route(who)),
+                HasSubstr("enough of this"));
+    expect_usable(service);
+  }
+}
+
+TEST_F(Leaving, ARankThatSeesItIsCancelledKeepsNobodyWaiting) {
+  const Service service = start();
+  const auto leave = service.endpoint<Leave>("leave");
+  for (std::int64_t who = 0; who < kProcs; ++who) {
+    CancelSource source;
+    auto call = leave.with({.cancel = source.token()})
+                    .route(who, std::string("cancelled"), std::string("barrier"));
+    EXPECT_FALSE(call.wait_for(10ms));
+    source.cancel();
+    EXPECT_EQ(outcome(await(std::move(call))), "cancelled");
+    expect_usable(service);
+  }
+}
+
+TEST_F(Leaving, AStartFailsWithTheErrorOfTheRankThatCausedIt) {
+  for (const char* where : {"constructor", "setup"}) {
+    for (std::int64_t who = 0; who < kProcs; ++who) {
+      auto started = actors_.actor("Leaver")
+                         .options({.procs = kProcs, .env = {{"FORGE_GROUP_TIMEOUT", "3600"}}})
+                         .as_service_async(std::string(where), who, std::string("throws"));
+      EXPECT_THAT(error_of<ActorError>(std::move(started)),
+                  AllOf(HasSubstr("enough of this"), HasSubstr("rank " + std::to_string(who))))
+          << where;
+    }
+  }
 }
 
 }  // namespace

@@ -279,6 +279,74 @@ TEST(NextCall, TellsThoseWhoWaitInTheOneBefore) {
   }
 }
 
+TEST(EndedCall, IsHeardByThoseWhoWaitInIt) {
+  for (const ErrorCode outcome_of_it : {ErrorCode::ok, ErrorCode::actor_error}) {
+    for (int leaver = 0; leaver < 3; ++leaver) {
+      Ranks ranks(3);
+      std::array<Status, 3> ends;
+      ranks.run([&](Group& group, int rank) {
+        expect_usable(group);
+        if (rank == leaver) {
+          for (int other = 0; other < 3; ++other) {
+            if (other != rank) wait_until_asleep(ranks, other);
+          }
+          group.end(outcome_of_it);
+          EXPECT_FALSE(group.let_down());
+        } else {
+          ends[static_cast<std::size_t>(rank)] = outcome([&] { reduce_of<float>(9000)(group); });
+          EXPECT_TRUE(group.let_down());
+        }
+        group.begin(1);
+        EXPECT_FALSE(group.let_down());
+        expect_usable(group);
+        group.end(ErrorCode::ok);  // what all have done together is done
+      });
+      for (int rank = 0; rank < 3; ++rank) {
+        if (rank == leaver) continue;
+        const Status& end = ends[static_cast<std::size_t>(rank)];
+        const bool failed = outcome_of_it != ErrorCode::ok;
+        EXPECT_EQ(end.code, failed ? ErrorCode::unavailable : ErrorCode::invalid_argument);
+        EXPECT_THAT(end.message, HasSubstr("rank " + std::to_string(leaver) +
+                                           (failed ? " has failed in this call (actor_error)"
+                                                   : " has returned from the call")));
+      }
+    }
+  }
+}
+
+TEST(EndedCall, IsHeardOfARankThatHasNeverUsedItsGroup) {
+  Ranks ranks(2);
+  const auto waits = ranks.make(0);
+  std::thread other([&] {
+    wait_until_asleep(ranks, 0);
+    GroupSpec spec = ranks.spec(1);
+    Group::end(spec.files, 1, 0, ErrorCode::ok);
+  });
+  EXPECT_EQ(outcome([&] { waits->barrier(); }).code, ErrorCode::invalid_argument);
+  other.join();
+}
+
+TEST(EndedCall, DoesNotUndoWhatItTookPartIn) {
+  for (int round = 0; round < 4; ++round) {
+    Ranks ranks(4);
+    ranks.run([&](Group& group, int) {
+      for (std::uint64_t call = 1; call < 6; ++call) {
+        expect_usable(group);  // the slowest still reads when the fastest ends
+        group.end(ErrorCode::ok);
+        group.begin(call);
+      }
+    });
+  }
+}
+
+TEST(WrongArguments, LetDownThoseWhoseArgumentsWereRight) {
+  Ranks ranks(2);
+  ranks.run([&](Group& group, int rank) {
+    (void)outcome([&] { rank == 0 ? broadcast_of(3, 9)(group) : group.barrier(); });
+    EXPECT_EQ(group.let_down(), rank == 1);
+  });
+}
+
 TEST(NextCall, HasAGreaterNumber) {
   Ranks ranks(1);
   const auto group = ranks.make(0);

@@ -147,6 +147,22 @@ auto is(ErrorCode code, const std::string& text) {
   return AllOf(Field(&Status::code, code), Field(&Status::message, HasSubstr(text)));
 }
 
+TEST_P(NcclGroups, ARankThatHasLeftTheCallIsNotWaitedFor) {
+  run([&](NcclGroup& nccl, Group& group, int rank) {
+    use(nccl, rank, procs());
+    if (rank == 0) {
+      group.end(ErrorCode::actor_error);
+    } else {
+      EXPECT_THAT(outcome([&] { reduce_some(nccl); }),
+                  is(ErrorCode::unavailable, "rank 0 has failed in this call"));
+      EXPECT_TRUE(group.let_down());
+    }
+    group.begin(1);
+    use(nccl, rank, procs());
+    group.end(ErrorCode::ok);
+  });
+}
+
 TEST_P(NcclGroups, OneCommunicatorCarriesAllCollectives) {
   run([&](NcclGroup& nccl, Group& group, int rank) {
     for (std::uint64_t call = 1; call <= 3; ++call) {

@@ -22,16 +22,17 @@ enum class Reduction : std::uint8_t { sum = 1, product = 2, min = 3, max = 4 };
 ///
 /// Collectives throw:
 ///   InvalidArgument   the ranks' calls differ (all of them get it), an argument is wrong, or a
-///                     rank has gone on to another call; also in a call that was sent to one rank
-///                     alone (choose())
+///                     rank has returned from the call or gone on to another; also in a call that was
+///                     sent to one rank alone (choose())
 ///   NotSupported      all_reduce of a dtype that has no such reduction: on the host bool, f16 and
 ///                     bf16, on a device bool, i16 and u16; on a device also in a graph, or if NCCL
 ///                     is too old
-///   Unavailable       on a device: NCCL is missing, or failed in some rank
+///   Unavailable       another rank has failed in this call: whoever made it gets that rank's error,
+///                     not this one; on a device: NCCL is missing, or failed in some rank
 ///   DeadlineExceeded  other ranks did not come within a minute, or within as many seconds as
 ///                     FORGE_GROUP_TIMEOUT says in the worker's environment; it says which
 ///   WorkerLost        a rank is dead; the replica is about to be restarted
-/// After DeadlineExceeded, when NCCL failed, and when a rank has gone on, all collectives fail until
+/// After DeadlineExceeded, when NCCL failed, and when a rank has left the call, all collectives fail until
 /// the next call. What a collective that threw was to write to holds anything.
 class Group {
  public:
