@@ -399,7 +399,8 @@ void Engine::expire(SteadyTime now) {
   const auto now_ns = shm::to_ns(now);
   for (; !deadlines_.empty() && deadlines_.top().first <= now_ns; deadlines_.pop()) {
     replicas::Entry* entry = ledger_.find(shm::unpacked(deadlines_.top().second));
-    if (entry == nullptr) continue;
+    // The time as well: an id comes back after 2^32 uses of its entry.
+    if (entry == nullptr || entry->slot.deadline_ns != deadlines_.top().first) continue;
     const bool queued = entry->state == replicas::EntryState::queued;
     give_up(*entry, queued ? not_started_in_time(*entry) : not_answered_in_time(*entry));
   }

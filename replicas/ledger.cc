@@ -1,5 +1,7 @@
 #include "replicas/ledger.h"
 
+#include <algorithm>
+
 namespace forge::replicas {
 
 void append(EntryList& list, Entry& entry) {
@@ -31,7 +33,8 @@ Entry& Ledger::open(std::uint16_t client) {
   free_.pop_back();
   ++open_;
   Entry& entry = chunks_[index / kChunk][index % kChunk];
-  const shm::RequestId id{index, entry.slot.id.generation + 1};
+  // Never 0, also when they have all been used: no id is then that of no request.
+  const shm::RequestId id{index, std::max(entry.slot.id.generation + 1, 1U)};
   entry.slot = {};
   entry.slot.id = id;
   entry.slot.client = client;

@@ -89,7 +89,7 @@ enum class Verdict { replay, retry, lost, poison };
 
 class Ledger {
  public:
-  /// A fresh entry in state queued, with a request id nobody has used before.
+  /// A fresh entry in state queued, with a request id that no open one has.
   Entry& open(std::uint16_t client);
 
   /// The live entry with this id; nullptr if there is none (any more). Ids come from workers:
@@ -110,7 +110,7 @@ class Ledger {
   /// Likewise where nothing is ever run again (meshes): always lost.
   Verdict lost_for_good(Entry& entry, bool started);
 
-  /// Nothing refers to it any more. Its id is never used again.
+  /// Nothing refers to it any more. Its id comes back after 2^32 uses.
   void close(Entry& entry);
 
   std::size_t open_entries() const { return open_; }

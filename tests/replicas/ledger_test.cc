@@ -114,6 +114,18 @@ TEST(Ledger, NeverUsesAnIdTwice) {
   }
 }
 
+TEST(Ledger, LeavesTheGenerationOfNoRequestOutWhenTheyAreUsedUp) {
+  Ledger ledger;
+  Entry& entry = ledger.open(0);
+  const std::uint32_t index = entry.slot.id.entry;
+  entry.slot.id.generation = ~std::uint32_t{0};
+  ledger.close(entry);
+  const Entry& next = ledger.open(0);
+  EXPECT_EQ(next.slot.id.entry, index);
+  EXPECT_EQ(next.slot.id.generation, 1U);
+  EXPECT_EQ(ledger.find({index, ~std::uint32_t{0}}), nullptr);
+}
+
 TEST(Ledger, KeepsTheAttemptsOfARequestUnderOneId) {
   Ledger ledger;
   Entry& entry = ledger.open(0);
