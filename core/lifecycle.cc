@@ -69,8 +69,9 @@ std::uint16_t free_port() {
 /// What a worker of this plugin is set up with. Every incarnation of a version reads it.
 Status Engine::make_setup(Version& version) {
   detail::Writer writer;
-  writer.array(4);
+  writer.array(5);
   writer.string(version.plugin);
+  writer.string(version.build);
   writer.string(launch_.name);
   writer.string(launch_.actor);
   // Requests number endpoints as they are numbered here, whatever their order in the plugin.
@@ -103,6 +104,7 @@ Status Engine::start() {
   Lock lock(mutex_);
   auto version = std::make_shared<Version>();
   version->plugin = launch_.plugin;
+  version->build = actor_ == nullptr ? "" : actor_->build;
   version->worker_path = launch_.worker_path;
   version->offers.assign(bound_.size(), true);
   if (Status status = make_setup(*version); !status.ok()) return status;
@@ -513,6 +515,7 @@ std::vector<ReplicaStatus> Engine::status_of(const std::vector<std::unique_ptr<U
     status.state = unit->state;
     status.healthy = unit->state == ReplicaState::healthy;
     status.incarnation = unit->incarnation;
+    if (!status.healthy) status.reason = unit->failure;
     for (const Rank& rank : unit->life->ranks) {
       if (rank.alive && rank.process.pid > 0) status.pids.push_back(rank.process.pid);
     }

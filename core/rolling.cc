@@ -51,6 +51,7 @@ VersionPtr Engine::version_of(const std::string& plugin, const replicas::ActorMa
                             ", and the service's is in use; start a new service");
   }
   version->plugin = plugin;
+  version->build = actor.build;
   version->worker_path = worker;
   if (const Status status = make_setup(*version); !status.ok()) throw_status(status);
   return version;

@@ -18,11 +18,9 @@ double in_seconds(std::chrono::nanoseconds time) {
 }
 
 Json status_json(const ReplicaStatus& status) {
-  return {{"idx", status.idx},
-          {"state", std::string(to_string(status.state))},
-          {"healthy", status.healthy},
-          {"incarnation", status.incarnation},
-          {"pids", status.pids}};
+  return {{"idx", status.idx},         {"state", std::string(to_string(status.state))},
+          {"healthy", status.healthy}, {"incarnation", status.incarnation},
+          {"pids", status.pids},       {"reason", status.reason}};
 }
 
 Json device_json(const DeviceMetrics& device) {
@@ -120,6 +118,10 @@ Json summary_of(Engine& engine) {
   const auto healthy = std::count_if(replicas.begin(), replicas.end(),
                                      [](const ReplicaStatus& status) { return status.healthy; });
   const Overview overview = engine.overview();
+  Json troubles = Json::array();
+  for (const ReplicaStatus& status : replicas) {
+    if (!status.reason.empty()) troubles.push_back(status_json(status));
+  }
   return {{"name", launch.name},
           {"actor", launch.actor},
           {"plugin", launch.plugin},
@@ -129,6 +131,7 @@ Json summary_of(Engine& engine) {
           {"procs", launch.options.procs},
           {"replicas", replicas.size()},
           {"healthy", healthy},
+          {"troubles", std::move(troubles)},
           {"open_calls", overview.open_calls}};
 }
 

@@ -27,6 +27,7 @@ namespace forge::core {
 /// share it, and with it the arguments of their setup call.
 struct Version {
   std::string plugin;  // path; empty: linked-in actors
+  std::string build;   // of its file; empty: not known yet
   std::string worker_path;
   Tensor setup;                  // of the setup call: head, then what lies out of band
   std::uint32_t setup_head = 0;  // bytes of the head

@@ -66,7 +66,7 @@ template <class Visit>
 void with_parts(auto& manifest, Visit visit) requires requires {
   manifest.plugin;
 }
-{ visit(manifest.plugin, manifest.actors); }
+{ visit(manifest.plugin, manifest.actors, manifest.build); }
 
 // Enums that travel, with how many values they have: a worker's bytes are not trusted.
 template <class T>
@@ -212,6 +212,7 @@ Manifest decode_manifest(detail::Reader& in) {
   Manifest manifest;
   read(in, manifest);
   check(manifest);
+  for (ActorManifest& actor : manifest.actors) actor.build = manifest.build;
   return manifest;
 }
 

@@ -28,6 +28,7 @@ struct ActorManifest {
   std::vector<std::string> constructor;  ///< type strings of its arguments
   Options defaults{};                    ///< without routers and endpoints
   std::vector<EndpointManifest> endpoints{};
+  std::string build{};  ///< its plugin's, see Manifest; does not travel
 
   /// The index by which requests name an endpoint.
   std::optional<std::size_t> index_of(std::string_view endpoint) const;
@@ -36,6 +37,7 @@ struct ActorManifest {
 struct Manifest {
   std::string plugin;  ///< as it was named when it was loaded; empty: linked-in actors
   std::vector<ActorManifest> actors{};
+  std::string build{};   ///< what the worker found (replicas/build.h)
   bool trusted = false;  ///< by the embedding program, whoever can write its file; does not travel
 
   const ActorManifest* find(std::string_view actor) const;

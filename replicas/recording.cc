@@ -9,12 +9,14 @@
 #include <algorithm>
 #include <cerrno>
 #include <cstdio>
+#include <cstdlib>
 #include <cstring>
 #include <fstream>
 #include <iterator>
 #include <string_view>
 #include <system_error>
 
+#include "replicas/build.h"
 #include "replicas/channel.h"
 #include "replicas/worker.h"
 
@@ -166,6 +168,7 @@ int replay(const Recording& recording) {
       {.name = "replay", .wait = Wait::block, .answer_bytes = std::size_t{64} << 20});
   if (!channel) return fail(channel.error().what());
   (*channel)->leave_answers_alone();
+  ::setenv(kAnyBuild, "1", 1);  // NOLINT(concurrency-mt-unsafe): no thread yet
 
   // One process is all ranks: nothing has to be in step, and nothing has a deadline any more.
   shm::RequestSlot setup = recording.setup;

@@ -25,6 +25,7 @@
 #include "replicas/actor_host.h"
 #include "replicas/affinity.h"
 #include "replicas/answer_pool.h"
+#include "replicas/build.h"
 #include "replicas/device_lane.h"
 #include "replicas/event_loop.h"
 #include "replicas/execution.h"
@@ -414,19 +415,25 @@ bool Worker::set_up(const shm::RequestSlot& request) {
 bool Worker::set_up(detail::Reader& reader, shm::ResponseSlot& slot) {
   Status status;
   try {
-    if (reader.array() != 4) throw InvalidArgument("setup call of another build");
+    if (reader.array() != 5) throw InvalidArgument("setup call of another build");
     const std::string plugin(reader.string());
+    std::string build(reader.string());
     const std::string service(reader.string());
     const std::string actor(reader.string());
     std::vector<std::string> endpoints(reader.array());
     for (std::string& name : endpoints) name = reader.string();
     if (!no_device_.ok()) throw_status(no_device_);
+    if (const Status same = check_build(plugin, build); !same.ok()) throw_status(same);
+    if (build.empty()) build = find_build(plugin);
     LoadedPlugin loaded = load_plugin(plugin);
     FORGE_FAILPOINT(plugin_opened);
     status = loaded.status;
+    if (status.ok()) status = check_build(plugin, build);  // was it that file which was opened?
     writer_.reset();
     if (status.ok() && actor.empty()) {
-      encode(describe(*loaded.module, plugin), writer_);
+      Manifest manifest = describe(*loaded.module, plugin);
+      manifest.build = build;
+      encode(manifest, writer_);
       answers_.write(writer_, slot);
       return true;
     }

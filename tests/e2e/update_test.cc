@@ -1,5 +1,6 @@
 // A running service is given another version of its plugin.
 #include <atomic>
+#include <filesystem>
 #include <string>
 #include <thread>
 #include <vector>
@@ -119,6 +120,76 @@ TEST_F(Update, LeavesNothingInTheArena) {
   for (int i = 0; i < 30; ++i) service.update(version(2 - i % 2));
   const Tensor most = service.allocate(DType::u8, {128 * 1024});
   EXPECT_EQ(most.bytes().size(), 128U * 1024);
+}
+
+// ---- the file changes while a service runs from it
+
+/// A plugin in a file of its own, which is replaced as linkers and installers do.
+class Rebuilt : public Update {
+ protected:
+  static constexpr RestartPolicy kOften{
+      .backoff_initial = 5ms, .backoff_max = 20ms, .max_deaths = 1'000'000};
+
+  void install(int version) const {
+    namespace fs = std::filesystem;
+    fs::copy_file(plugin_path("version" + std::to_string(version)), folder_.file("next.so"),
+                  fs::copy_options::overwrite_existing);
+    fs::rename(folder_.file("next.so"), path_);
+  }
+  Service serve() {
+    install(1);
+    return controller_.load(path_)
+        .actor("Versioned")
+        .options({.num_replicas = 2, .restart = kOften})
+        .as_service(1'000);
+  }
+  /// Of the first replica, which is killed and cannot come back.
+  [[nodiscard]] static bool wait_for_reason(const Service& service, const std::string& reason) {
+    return wait_until([&] {
+      const ReplicaStatus first = service.replicas().at(0);
+      return !first.healthy && first.reason.find(reason) != std::string::npos;
+    });
+  }
+
+  const TemporaryFolder folder_;
+  const std::string path_ = folder_.file("plugin.so");
+};
+
+TEST_F(Rebuilt, NoLifeRunsAnotherBuildUntilTheServiceIsUpdated) {
+  const Service service = serve();
+  install(2);
+  kill_and_wait(pids_of(service).at(0));
+  ASSERT_TRUE(wait_for_reason(service, "changed on disk"));
+  EXPECT_THAT(service.replicas().at(0).reason, HasSubstr("update()"));
+  for (int i = 0; i < 20; ++i)
+    EXPECT_EQ(value_of(service.endpoint<Version>("version").route()), 1) << "the others serve on";
+  expect_version(service, 1);
+  service.update(controller_.load(path_));
+  ASSERT_TRUE(wait_healthy(service));
+  EXPECT_EQ(service.replicas().at(0).reason, "");
+  expect_version(service, 2);
+  kill_and_wait(pids_of(service).at(0));
+  ASSERT_TRUE(wait_healthy(service));
+  expect_version(service, 2);
+}
+
+TEST_F(Rebuilt, AnIdenticalFileIsTheSameBuild) {
+  const Service service = serve();
+  install(1);
+  kill_and_wait(pids_of(service).at(0));
+  ASSERT_TRUE(wait_restarted(service, 0, 1));
+  expect_version(service, 1);
+  EXPECT_EQ(service.replicas().at(0).incarnation, 2U);
+}
+
+TEST_F(Rebuilt, AFileThatIsGoneIsWaitedFor) {
+  const Service service = serve();
+  std::filesystem::remove(path_);
+  kill_and_wait(pids_of(service).at(0));
+  ASSERT_TRUE(wait_for_reason(service, "does not exist"));
+  install(1);
+  ASSERT_TRUE(wait_healthy(service));
+  expect_version(service, 1);
 }
 
 }  // namespace

@@ -6,12 +6,14 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <chrono>
 #include <cstdlib>
 #include <filesystem>
 #include <fstream>
 #include <stdexcept>
 #include <string>
 
+#include "replicas/build.h"
 #include "replicas/plugin_loader.h"
 
 namespace forge::replicas {
@@ -142,6 +144,51 @@ TEST_F(PluginFile, IsNotLookedAtWhereThatIsWished) {
   EXPECT_TRUE(environment_trusts_plugins());
   ASSERT_EQ(::unsetenv(kTrustPlugins), 0);
   EXPECT_FALSE(environment_trusts_plugins());
+}
+
+// ---- is it still the same?
+
+class PluginBuild : public PluginFile {
+ protected:
+  void write(const std::string& text) const {
+    std::ofstream(top_ / "next") << text;
+    fs::rename(top_ / "next", file_);
+  }
+  std::string build_ = find_build(file_);
+  std::string complaint() const { return check_build(file_, build_).message; }
+};
+
+TEST_F(PluginBuild, IsTheSameAsLongAsItsContentsAre) {
+  EXPECT_EQ(complaint(), "");
+  fs::last_write_time(file_, fs::file_time_type::clock::now() + std::chrono::hours(1));
+  EXPECT_EQ(complaint(), "");
+  write("no shared object");
+  EXPECT_EQ(complaint(), "") << "an identical reinstall";
+}
+
+TEST_F(PluginBuild, IsAnotherIfItsContentsAre) {
+  for (const char* text : {"no shared objecT", "No shared object", "no shared object ", ""}) {
+    write(text);
+    EXPECT_THAT(complaint(), AllOf(HasSubstr("changed on disk"), HasSubstr(file_.string())))
+        << text;
+  }
+  write("no shared object");
+  EXPECT_EQ(complaint(), "") << "it was put back";
+}
+
+TEST_F(PluginBuild, IsForWhoeverOpensItIfItIsGone) {
+  fs::remove(file_);
+  EXPECT_EQ(complaint(), "");
+  EXPECT_EQ(find_build(file_), "");
+  EXPECT_TRUE(check_build(file_, "").ok()) << "whatever build it is";
+}
+
+TEST_F(PluginBuild, IsAnotherWithAnotherLibrary) {
+  ASSERT_NE(build_.back(), '-') << "the linker gives the library an id";
+  build_.back() = build_.back() == '0' ? '1' : '0';
+  EXPECT_THAT(complaint(),
+              AllOf(HasSubstr("libforge-serve"), HasSubstr("start the program again")));
+  EXPECT_FALSE(check_build("", build_).ok()) << "actors of the program, too";
 }
 
 }  // namespace

@@ -114,8 +114,9 @@ class WorkerThread {
   Result<void> start_actor(const std::string& actor, const Args&... args) {
     start();
     writer_.reset();
-    writer_.array(4);
+    writer_.array(5);
     writer_.string("");
+    writer_.string("");  // whatever build it is
     writer_.string("test");
     writer_.string(actor);
     writer_.array(0);  // endpoints go by their index in the manifest

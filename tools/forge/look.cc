@@ -32,6 +32,17 @@ void add_controller(Table& table, const std::string& name, const Json& who, cons
   }
 }
 
+/// Why replicas are not there, a line each.
+void add_troubles(std::vector<std::string>& lines, const Json& services) {
+  for (const Json& service : services) {
+    for (const Json& replica : service.value("troubles", Json::array())) {
+      lines.push_back(printable(
+          service.value("name", std::string()) + "/" + number(replica, "idx") + " is " +
+          replica.value("state", std::string()) + ": " + replica.value("reason", std::string())));
+    }
+  }
+}
+
 }  // namespace
 
 int ps(bool json) {
@@ -39,6 +50,7 @@ int ps(bool json) {
   Json all = Json::array();
   Table table({">controller", "program", ">up", "service", "actor", "state", ">replicas", ">procs",
                ">open calls", ">serving"});
+  std::vector<std::string> troubles;
   std::size_t answered = 0;
   for (const auto& one : found) {
     try {
@@ -48,6 +60,7 @@ int ps(bool json) {
       connection.send({{"command", "services"}});
       Json services = connection.answer()["services"];
       add_controller(table, one.path.stem(), who, services);
+      add_troubles(troubles, services);
       who["services"] = std::move(services);
       all.push_back(std::move(who));
       ++answered;
@@ -59,6 +72,7 @@ int ps(bool json) {
     std::printf("%s\n", all.dump(2).c_str());
   } else if (answered != 0) {
     print(table.lines());
+    print(troubles);
   }
   if (answered == 0) {
     std::fprintf(stderr,

@@ -32,6 +32,8 @@ struct ReplicaStatus {
   std::uint64_t incarnation = 0;     ///< lives so far; restarts are incarnation - 1
   std::vector<int> pids;             ///< by rank; empty while none runs
   std::vector<std::string> devices;  ///< UUIDs, by rank; empty without with_gpus
+  std::string reason;                ///< why it is not healthy: how its last life ended, or failed
+                                     ///< to begin; empty if nothing has gone wrong
 };
 
 /// What a service has survived.
