@@ -177,7 +177,7 @@ TEST_F(BadInput, NumbersOfProcessesAndReplicas) {
   EXPECT_THAT(refused<InvalidArgument>({.procs = 0}), HasSubstr("procs is 0"));
   EXPECT_THAT(refused<InvalidArgument>({.procs = -3}), HasSubstr("procs is -3"));
   EXPECT_THAT(refused<InvalidArgument>({.num_replicas = 0}), HasSubstr("num_replicas is 0"));
-  EXPECT_THAT(refused<InvalidArgument>({.name = "mod\xFF"}),
+  EXPECT_THAT(refused<InvalidArgument>({.name = "Counter\xFF"}),
               AllOf(HasSubstr("no UTF-8"), HasSubstr("Options::name")));
   EXPECT_THAT(refused<InvalidArgument>({.replica_max_concurrent_requests = 0}),
               HasSubstr("replica_max_concurrent_requests"));
