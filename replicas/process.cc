@@ -21,6 +21,7 @@ namespace {
 using shm::FileDescriptor;
 
 constexpr int kLastStandardFd = STDERR_FILENO;
+constexpr unsigned kToProcessGroup = 4;  // PIDFD_SIGNAL_PROCESS_GROUP
 
 std::string error_text(int error_number) { return std::generic_category().message(error_number); }
 
@@ -28,9 +29,13 @@ std::shared_ptr<const Error> invalid(const SpawnSpec& spec, const std::string& w
   return make_error({ErrorCode::invalid_argument, "cannot start '" + spec.path + "': " + why});
 }
 
+bool is_shortage(int error_number) {
+  return error_number == EAGAIN || error_number == ENOMEM || error_number == EMFILE ||
+         error_number == ENFILE;
+}
+
 std::shared_ptr<const Error> spawn_failure(const SpawnSpec& spec, int error_number) {
-  const bool short_of_something = error_number == EAGAIN || error_number == ENOMEM ||
-                                  error_number == EMFILE || error_number == ENFILE;
+  const bool short_of_something = is_shortage(error_number);
   const char* remedy = "; check that it is a file this user may execute";
   if (short_of_something) remedy = "; raise the limit (ulimit -u, ulimit -n, cgroup) or start less";
   if (error_number == E2BIG) remedy = "; make its arguments or environment smaller";
@@ -150,32 +155,36 @@ std::vector<char*> pointers(const std::string* first, const std::vector<std::str
   return out;
 }
 
-/// waitid on the child. ECHILD: it is not ours to wait for, or has been reaped.
-int wait_on(const Child& child, siginfo_t& info, int flags) {
+int wait_for(idtype_t type, int id, siginfo_t& info, int flags) {
   for (;;) {
     info = {};
-    if (::waitid(P_PIDFD, static_cast<id_t>(child.pidfd.get()), &info, WEXITED | flags) == 0)
-      return 0;
+    if (::waitid(type, static_cast<id_t>(id), &info, WEXITED | flags) == 0) return 0;
     if (errno != EINTR) return errno;
   }
 }
 
+/// waitid on the child. ECHILD: it is not ours to wait for, or has been reaped.
+int wait_on(const Child& child, siginfo_t& info, int flags) {
+  if (child.reaped) return ECHILD;
+  if (child.pidfd) {
+    const int error = wait_for(P_PIDFD, child.pidfd.get(), info, flags);
+    if (error == 0 || error == ECHILD) return error;
+  }
+  return wait_for(P_PID, child.pid, info, flags);
+}
+
 Result<Child> watch(const SpawnSpec& spec, pid_t pid) {
-  Child child{pid, FileDescriptor(static_cast<int>(::syscall(SYS_pidfd_open, pid, 0)))};
+  Child child{pid, open_pidfd(pid)};
   const int error_number = child.pidfd ? 0 : errno;
-  if (error_number != 0 && error_number != ESRCH) {
+  if (is_shortage(error_number)) {
     ::kill(pid, SIGKILL);
     while (::waitpid(pid, nullptr, 0) < 0 && errno == EINTR) continue;
     return spawn_failure(spec, error_number);
   }
   // A host that reaps any child may have reaped this one by now, and the pid may be another's.
   siginfo_t info;
-  if (!child.pidfd || wait_on(child, info, WNOHANG | WNOWAIT) == ECHILD) {
-    return make_error({ErrorCode::unavailable,
-                       "'" + spec.path + "' (pid " + std::to_string(pid) +
-                           ") ended at once and this program reaped it before forge could; do not "
-                           "ignore SIGCHLD and do not wait for children that you did not start"});
-  }
+  child.reaped = error_number == ESRCH || wait_on(child, info, WNOHANG | WNOWAIT) == ECHILD;
+  if (child.reaped) child.pidfd = FileDescriptor();
   return child;
 }
 
@@ -193,7 +202,9 @@ std::string describe(const ExitInfo& exit) {
     case ExitInfo::Kind::unknown:
       break;
   }
-  return "ended in a way unknown to forge (this program reaps children that are not its own)";
+  return "ended in a way unknown to forge (this program ignores SIGCHLD, or reaps children that "
+         "are "
+         "not its own)";
 }
 
 Result<Child> spawn_process(const SpawnSpec& spec) {
@@ -219,13 +230,32 @@ bool is_stopped(const Child& child) {
 }
 
 bool send_signal(const Child& child, int signal) {
-  return ::syscall(SYS_pidfd_send_signal, child.pidfd.get(), signal, nullptr, 0) == 0;
+  if (child.pidfd) {
+    if (::syscall(SYS_pidfd_send_signal, child.pidfd.get(), signal, nullptr, 0) == 0) return true;
+    if (errno == ESRCH) return false;
+  }
+  siginfo_t info;
+  return wait_on(child, info, WNOHANG | WNOWAIT) == 0 && ::kill(child.pid, signal) == 0;
+}
+
+bool has_ended(const Child& child) {
+  siginfo_t info;
+  return wait_on(child, info, WNOHANG | WNOWAIT) != 0 || info.si_pid != 0;
+}
+
+FileDescriptor open_pidfd(pid_t pid) {
+  return FileDescriptor(static_cast<int>(::syscall(SYS_pidfd_open, pid, 0)));
 }
 
 void kill_group(const Child& child) {
-  // While the child is unreaped its number, and so that of its group, belongs to nobody else.
+  // While the child is unreaped its number, and so that of its group, belongs to nobody else. The
+  // pidfd stands for both even afterwards.
   siginfo_t info;
-  if (wait_on(child, info, WNOHANG | WNOWAIT) == ECHILD) return;
+  if (wait_on(child, info, WNOHANG | WNOWAIT) == ECHILD) {
+    if (child.pidfd)
+      ::syscall(SYS_pidfd_send_signal, child.pidfd.get(), SIGKILL, nullptr, kToProcessGroup);
+    return;
+  }
   send_signal(child, SIGKILL);  // in case it left its group
   ::kill(-child.pid, SIGKILL);
 }

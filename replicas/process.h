@@ -35,7 +35,9 @@ struct SpawnSpec {
 /// A started process that has not been reaped. The pidfd keeps naming it, whatever becomes of the pid.
 struct Child {
   pid_t pid = -1;
-  shm::FileDescriptor pidfd;  ///< readable once the process is dead
+  shm::FileDescriptor
+      pidfd;            ///< readable once the process is dead; none if the system has no pidfds
+  bool reaped = false;  ///< it ended at once, and something else in the program reaped it
 };
 
 struct ExitInfo {
@@ -61,8 +63,15 @@ bool is_stopped(const Child& child);
 /// False if the process is gone already.
 bool send_signal(const Child& child, int signal);
 
+/// Is it dead, or reaped? For a child without a pidfd.
+bool has_ended(const Child& child);
+
+/// None, and errno says why, if it has been reaped or the system has no pidfds.
+shm::FileDescriptor open_pidfd(pid_t pid);
+
 /// SIGKILL to the child and to all that it started and that stayed in its process group. Also right
-/// for a child that is dead but not reaped; does nothing once it has been reaped.
+/// for a child that is dead but not reaped. Once something else has reaped it, only its group gets
+/// the signal, and only where the system can do that by the pidfd.
 void kill_group(const Child& child);
 
 /// How the child ended, if it has. Never blocks. After it returned a value the child is reaped.

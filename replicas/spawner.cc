@@ -28,6 +28,8 @@ thread_local const Spawner* t_spawner = nullptr;
 
 // A dead process that a debugger holds cannot be reaped yet; its pidfd is readable all the same.
 constexpr milliseconds kReapAgain{20};
+// Without a pidfd nobody tells us of a death.
+constexpr milliseconds kLookAgain{5};
 
 std::shared_ptr<const Error> unavailable(const char* what, int error_number) {
   return make_error({ErrorCode::unavailable,
@@ -106,7 +108,8 @@ Result<Process> Spawner::spawn(const SpawnSpec& spec, ProcessCallbacks callbacks
   auto child = spawn_process(spec);
   if (!child) return child.error_ptr();
   const std::uint64_t id = ++last_id_;
-  if (!add_to_epoll(epoll_.get(), child->pidfd.get(), id)) {
+  const bool has_pidfd = static_cast<bool>(child->pidfd);
+  if (has_pidfd && !add_to_epoll(epoll_.get(), child->pidfd.get(), id)) {
     const int error_number = errno;
     kill_group(*child);
     reap(*child);
@@ -114,6 +117,7 @@ Result<Process> Spawner::spawn(const SpawnSpec& spec, ProcessCallbacks callbacks
   }
   const pid_t pid = child->pid;
   processes_.emplace(id, Watched{std::move(*child), std::move(callbacks)});
+  if (!has_pidfd) look_at(id, milliseconds(0));
   return Process{id, pid};
 }
 
@@ -225,6 +229,15 @@ void Spawner::collect(std::uint64_t id) {
   if (gone.callbacks.on_exit) gone.callbacks.on_exit(*exit);
 }
 
+void Spawner::look_at(std::uint64_t id, std::chrono::milliseconds delay) {
+  add_timer(std::chrono::steady_clock::now() + delay, [this, id] {
+    const auto it = processes_.find(id);
+    if (it == processes_.end()) return;
+    if (has_ended(it->second.child)) return collect(id);
+    look_at(id, kLookAgain);
+  });
+}
+
 Spawner::Watched Spawner::forget(Processes::iterator it) {
   // Closing would not do: a forked copy of the program may hold the pidfd, and epoll report it for ever.
   ::epoll_ctl(epoll_.get(), EPOLL_CTL_DEL, it->second.child.pidfd.get(), nullptr);
@@ -259,6 +272,7 @@ void Spawner::close_down() {
     }
     kill({id, watched.child.pid});
     if (watched.held) add_timer(SteadyTime::clock::now(), [this, dead = id] { collect(dead); });
+    if (!watched.child.pidfd) look_at(id, milliseconds(0));
   }
 }
 

@@ -115,6 +115,8 @@ class Spawner {
   void wait_for_events();
   void close_down();
   void collect(std::uint64_t id);
+  /// For a process without a pidfd: collects it once it has ended.
+  void look_at(std::uint64_t id, std::chrono::milliseconds delay);
   void report_stuck(std::uint64_t id);
   Watched forget(Processes::iterator it);
   Timer add_timer(SteadyTime when, Job job);

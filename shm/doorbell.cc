@@ -67,8 +67,8 @@ bool has_futex_waitv() {
   static const bool available = [] {
     const char* forced = std::getenv("FORGE_NO_FUTEX_WAITV");
     if (forced != nullptr && std::string_view(forced) == "1") return false;
-    // No words at all is EINVAL where the call exists, ENOSYS where it does not.
-    return ::syscall(SYS_futex_waitv, nullptr, 0, 0, nullptr, 0) == 0 || errno != ENOSYS;
+    // No words at all is EINVAL where the call exists. Elsewhere it is ENOSYS, or what a sandbox says.
+    return ::syscall(SYS_futex_waitv, nullptr, 0, 0, nullptr, 0) == 0 || errno == EINVAL;
   }();
   return available;
 }

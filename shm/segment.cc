@@ -12,6 +12,8 @@
 #include <limits>
 #include <system_error>
 
+#include "shm/system_calls.h"
+
 #ifndef MFD_NOEXEC_SEAL
 #define MFD_NOEXEC_SEAL 0x0008U
 #endif
@@ -31,9 +33,15 @@ struct MappableFd {
   }
 };
 
-std::shared_ptr<const Error> failure(ErrorCode code, const std::string& what, int error_number) {
-  return make_error({code, what + ": " + std::system_category().message(error_number)});
+std::shared_ptr<const Error> failure(ErrorCode code, const std::string& what, int error_number,
+                                     const std::string& remedy = "") {
+  return make_error({code, what + ": " + std::system_category().message(error_number) + remedy});
 }
+
+/// By a sandbox, or by a kernel that does not know the call.
+bool refused(int error_number) { return error_number == ENOSYS || error_number == EPERM; }
+
+bool seal(int fd, int seals) { return ::fcntl(fd, F_ADD_SEALS, seals) == 0; }
 
 std::size_t read_number(const char* path, std::string_view key) {
   std::ifstream in(path);
@@ -78,11 +86,12 @@ Result<Segment> Segment::create(const SegmentSpec& spec) {
     raw = ::memfd_create(name.c_str(), MFD_CLOEXEC | MFD_ALLOW_SEALING);
   }
   if (raw < 0) {
-    const bool descriptors = errno == EMFILE || errno == ENFILE;
+    const int error_number = errno;
+    const bool descriptors = error_number == EMFILE || error_number == ENFILE;
     return failure(ErrorCode::unavailable,
                    "memfd_create for " + spec.name +
                        (descriptors ? " (raise the limit on open files, ulimit -n)" : ""),
-                   errno);
+                   error_number, refused(error_number) ? must_allow("memfd_create") : "");
   }
   FileDescriptor fd(raw);
   if (::ftruncate(raw, static_cast<off_t>(spec.size)) != 0) {
@@ -99,9 +108,13 @@ Result<Segment> Segment::create(const SegmentSpec& spec) {
   if (!segment) return segment;
   // Sealed after our own mapping exists: FUTURE_WRITE spares that one and refuses all others.
   const int writes = spec.writer == Writer::creator ? F_SEAL_FUTURE_WRITE : 0;
-  const int seals = F_SEAL_SHRINK | F_SEAL_GROW | writes | F_SEAL_SEAL;
-  if (::fcntl(segment->fd(), F_ADD_SEALS, seals) != 0) {
-    return failure(ErrorCode::unavailable, "sealing " + spec.name, errno);
+  const int seals = F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL;
+  const bool sealed = seal(segment->fd(), seals | writes) ||
+                      (writes != 0 && errno == EINVAL && seal(segment->fd(), seals));
+  if (!sealed) {
+    const int error_number = errno;
+    return failure(ErrorCode::unavailable, "sealing " + spec.name, error_number,
+                   refused(error_number) ? must_allow("fcntl(F_ADD_SEALS)") : "");
   }
   return segment;
 }
