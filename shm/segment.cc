@@ -2,6 +2,7 @@
 
 #include <fcntl.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -94,6 +95,16 @@ Result<Segment> Segment::create(const SegmentSpec& spec) {
                    error_number, refused(error_number) ? must_allow("memfd_create") : "");
   }
   FileDescriptor fd(raw);
+  // Above it ftruncate would send SIGXFSZ, which ends the program.
+  if (rlimit limit{}; ::getrlimit(RLIMIT_FSIZE, &limit) == 0 && spec.size > limit.rlim_cur) {
+    return failure(ErrorCode::unavailable,
+                   spec.name + " needs " + std::to_string(spec.size) +
+                       " bytes, which is more than this program's limit on the size of a file, " +
+                       std::to_string(limit.rlim_cur) +
+                       " bytes, and that counts for shared memory, too; raise it (ulimit -f) or "
+                       "lower arena_bytes",
+                   EFBIG);
+  }
   if (::ftruncate(raw, static_cast<off_t>(spec.size)) != 0) {
     return failure(ErrorCode::unavailable, "sizing " + spec.name, errno);
   }
