@@ -28,6 +28,13 @@ replicas::RestartPolicy restart_policy(const RestartPolicy& options) {
   return policy;
 }
 
+/// An end that nobody can tell forge of counts as a kill too, unless the worker left word of another.
+bool looks_killed(const replicas::Channel& channel, const replicas::ExitInfo& exit) {
+  if (exit.kind == replicas::ExitInfo::Kind::unknown)
+    return channel.exit_reason() == shm::ExitReason::none && channel.flight().signal == 0;
+  return exit.kind == replicas::ExitInfo::Kind::signaled && exit.value == SIGKILL;
+}
+
 }  // namespace
 
 void Engine::rank_gone(Unit& unit, std::uint32_t rank) {
@@ -77,9 +84,8 @@ void Engine::on_exit(const LifePtr& life, std::uint32_t rank,
                                 : std::string()) +
         (unit.life->verdict.empty() ? replicas::describe(exit)
                                     : "was killed because " + unit.life->verdict);
-    unit.life->killed_from_outside =
-        unit.life->killed_from_outside || (exit.kind == replicas::ExitInfo::Kind::signaled &&
-                                           exit.value == SIGKILL && unit.life->by_itself);
+    unit.life->killed_from_outside = unit.life->killed_from_outside ||
+                                     (unit.life->by_itself && looks_killed(*dead.channel, exit));
     unit.life->failed_rank = rank;
     unit.life->last_moments = last_moments(unit, rank);
     if (state_ == State::serving) {
