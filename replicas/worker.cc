@@ -32,6 +32,7 @@
 #include "replicas/flight.h"
 #include "replicas/manifest.h"
 #include "replicas/outbox.h"
+#include "replicas/parent_watch.h"
 #include "replicas/plugin_loader.h"
 #include "replicas/process.h"
 #include "replicas/rank_group.h"
@@ -550,8 +551,10 @@ int run_worker(int argc, char** argv) {
   }
   // Our stdout is a pipe, which is fully buffered otherwise.
   std::setvbuf(stdout, nullptr, _IOLBF, BUFSIZ);
-  if (const Status status = die_with_parent(static_cast<pid_t>(std::atol(argv[2]))); !status.ok())
-    return refuse(status.message);
+  const auto parent = static_cast<pid_t>(std::atol(argv[2]));
+  if (const Status status = die_with_parent(parent); !status.ok()) return refuse(status.message);
+  close_on_exec_from(kRequestFd);
+  watch_parent(parent);
   FORGE_FAILPOINT(born);
   auto requests = shm::Segment::attach(shm::FileDescriptor(kRequestFd), shm::Access::read_only);
   auto responses = shm::Segment::attach(shm::FileDescriptor(kResponseFd), shm::Access::read_write);
