@@ -1,6 +1,5 @@
 #include "replicas/actor_host.h"
 
-#include <cxxabi.h>
 #include <forge/payload.h>
 
 #include <algorithm>
@@ -9,7 +8,7 @@
 #include <string>
 #include <utility>
 
-#include "replicas/type_name.h"
+#include "replicas/thrown.h"
 
 namespace forge::replicas {
 
@@ -20,20 +19,9 @@ using detail::Invocation;
 /// An exception may say anything; answers must stay small enough for every worker's memory.
 constexpr std::size_t kMaxText = 64 * 1024;
 
-std::string current_exception_type() {
-  const std::type_info* const type = abi::__cxa_current_exception_type();
-  return type == nullptr ? "unknown type" : type_name(*type);
-}
-
-std::string shortened(const char* text) {
-  if (text == nullptr) return "";
-  const std::string_view all(text);
-  if (all.size() <= kMaxText) return std::string(all);
-  return std::string(all.substr(0, kMaxText)) + "... (" + std::to_string(all.size()) + " bytes)";
-}
-
-Status actor_error(std::string_view where, const std::string& type, const char* text) {
-  return to_status(ActorError(std::string(where), type, shortened(text)));
+std::string shortened(std::string text) {
+  if (text.size() <= kMaxText) return text;
+  return text.substr(0, kMaxText) + "... (" + std::to_string(text.size()) + " bytes)";
 }
 
 /// Complaints about arguments and answers keep their class; the rest is the actor's error.
@@ -70,16 +58,8 @@ Status guarded(Work&& work) noexcept {
 }  // namespace
 
 Status current_exception_status(std::string_view where) {
-  const std::string type = current_exception_type();
-  try {
-    throw;
-  } catch (const ActorError& error) {  // of an actor this one called: keep what it threw
-    return actor_error(where, error.type().empty() ? type : error.type(), error.text().c_str());
-  } catch (const std::exception& error) {
-    return actor_error(where, type, error.what());
-  } catch (...) {
-    return actor_error(where, type, "unknown exception");
-  }
+  Thrown thrown = current_thrown();
+  return to_status(ActorError(std::string(where), thrown.type, shortened(std::move(thrown.text))));
 }
 
 ActorHost::ActorHost(std::unique_ptr<Module> module) : module_(std::move(module)) {}

@@ -80,6 +80,27 @@ class Sample : public ForgeActor, public Mixin {
 
   void throws(const std::string& text) { throw std::length_error(text); }
   void throws_int() { throw 42; }
+  void throws_other(const std::string& kind) {
+    if (kind == "text") throw "plain text";
+    if (kind == "string") throw std::string("a string");
+    if (kind == "view") throw std::string_view("a view");
+    if (kind == "double") throw 0.5;
+    if (kind == "bool") throw true;
+    if (kind == "class") throw Unnamed();
+    if (kind == "strings") throw std::vector<std::string>();
+  }
+  void throws_nested() {
+    try {
+      try {
+        throw std::string("the innermost");
+      } catch (...) {
+        std::throw_with_nested(std::domain_error("between"));
+      }
+    } catch (...) {
+      std::throw_with_nested(std::runtime_error("outer"));
+    }
+  }
+  struct Unnamed {};
   void throws_actor_error() { throw ActorError("below", "their::Error", "deep down"); }
 
  private:
@@ -144,6 +165,8 @@ std::unique_ptr<Module> sample_module() {
         .endpoint("later_throws", &Sample::later_throws)
         .endpoint("throws", &Sample::throws)
         .endpoint("throws_int", &Sample::throws_int)
+        .endpoint("throws_other", &Sample::throws_other)
+        .endpoint("throws_nested", &Sample::throws_nested)
         .endpoint("throws_actor_error", &Sample::throws_actor_error);
     m.actor<Batcher>("Batcher")
         .batched_endpoint("label", &Batcher::label, {.batch_size = 8})
@@ -208,7 +231,7 @@ TEST(ActorHost, ReportsWhatConstructorAndSetupThrow) {
   EXPECT_EQ(status.type, "std::out_of_range");
   EXPECT_EQ(status.message, "the constructor of Sample: std::out_of_range: not today");
   status = actor.create("Sample", 1, "throw 7");
-  EXPECT_EQ(status.message, "the constructor of Sample: int: unknown exception");
+  EXPECT_EQ(status.message, "the constructor of Sample: int: 7");
 
   ASSERT_TRUE(actor.create("Sample", 1, "bad setup").ok());
   status = actor.host().setup();
@@ -298,7 +321,21 @@ TEST(ActorHost, TurnsExceptionsIntoErrorsWithTypeAndText) {
   EXPECT_EQ(caught(actor.result<void>("throws", "too long")),
             Pair("std::length_error", "too long"));
   EXPECT_EQ(caught(actor.result<void>("throws", "")), Pair("std::length_error", ""));
-  EXPECT_EQ(caught(actor.result<void>("throws_int")), Pair("int", "unknown exception"));
+  EXPECT_EQ(caught(actor.result<void>("throws_int")), Pair("int", "42"));
+  const auto other = [&](const char* kind) {
+    return caught(actor.result<void>("throws_other", kind));
+  };
+  EXPECT_EQ(other("text"), Pair("char const*", "plain text"));
+  EXPECT_EQ(other("string"), Pair("std::string", "a string"));
+  EXPECT_EQ(other("view"), Pair("std::string_view", "a view"));
+  EXPECT_EQ(other("double"), Pair("double", "0.500000"));
+  EXPECT_EQ(other("bool"), Pair("bool", "true"));
+  EXPECT_EQ(other("class").second, "unknown exception");
+  EXPECT_EQ(other("strings").first, "std::vector<std::string, std::allocator<std::string > >");
+  EXPECT_EQ(caught(actor.result<void>("throws_nested")),
+            Pair("std::runtime_error",
+                 "outer; caused by std::domain_error: between; caused by std::string: the "
+                 "innermost"));
   EXPECT_EQ(caught(actor.result<void>("later_throws")), Pair("std::domain_error", "negative"));
   EXPECT_EQ(caught(actor.result<void>("throws_actor_error")), Pair("their::Error", "deep down"));
   // A forge error that the actor's own code ran into is still the actor's.
@@ -495,7 +532,7 @@ TEST_F(ShippedPlugins, FaultyFailsAndLivesOn) {
   ASSERT_TRUE(faulty.create("Faulty").ok());
   EXPECT_THAT(faulty.result<void>("throw_error", "why").error().what(),
               HasSubstr("std::runtime_error: why"));
-  EXPECT_THAT(faulty.result<void>("throw_int", 3).error().what(), HasSubstr("unknown exception"));
+  EXPECT_THAT(faulty.result<void>("throw_int", 3).error().what(), HasSubstr("long: 3"));
   EXPECT_THAT(faulty.result<void>("throw_forge", "why").error().what(),
               HasSubstr("forge::InvalidArgument: why"));
   EXPECT_EQ(faulty.call<Bytes>("make_bytes", 300u).size(), 300u);
