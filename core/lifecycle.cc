@@ -264,6 +264,7 @@ bool Engine::take_over(Unit& unit) {
   ++unit.incarnation;
   unit.life->enter(Stage::ended);  // it need not begin
   unit.life = std::exchange(spare.life, std::make_shared<Life>());
+  spare.state = ReplicaState::recovering;
   unit.life->unit = &unit;
   swap_seats(unit, spare);
   for (std::uint32_t rank = 0; rank < procs_; ++rank) {
@@ -316,8 +317,8 @@ Engine::Started Engine::spawn_rank(const LifePtr& life, std::uint32_t rank,
   replicas::SpawnSpec spec;
   spec.path = life->version->worker_path;
   spec.arguments = {"--forge-worker", std::to_string(::getpid())};
-  spec.environment = environment(host_->environment(), launch_, rank, ranks[rank].seat.device,
-                                 master_port);
+  spec.environment =
+      environment(host_->environment(), launch_, rank, ranks[rank].seat.device, master_port);
   spec.fds = {{output->out.get(), STDOUT_FILENO},
               {output->err.get(), STDERR_FILENO},
               {ranks[rank].channel->request_fd(), replicas::kRequestFd},

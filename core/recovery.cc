@@ -231,8 +231,9 @@ void Engine::bury(Unit& unit) {
     return;
   }
   // A new version that does not come up is given up at once, not again and again.
-  const bool rejected = unit.version != version_ && !unit.life->came_up &&
-                        !unit.life->killed_from_outside && !unit.life->shortage;
+  const bool rejected = next_version_ && unit.life->version == next_version_ &&
+                        !unit.life->came_up && !unit.life->killed_from_outside &&
+                        !unit.life->shortage;
   if (rejected) {
     unit.rejected = unit.failure;
     unit.version = version_;
@@ -311,7 +312,9 @@ bool Engine::sort_out(Unit& unit) {
     if (verdict == replicas::Verdict::lost || entry.call == nullptr) {
       const bool alone = started && blame(unit, entry, begun) == replicas::Blame::alone;
       const std::string accused =
-          alone && entry.call != nullptr && !launch_.mesh ? accuse(unit, entry) : std::string();
+          alone && entry.call != nullptr && !launch_.mesh && !unit.life->device_lost
+              ? accuse(unit, entry)
+              : std::string();
       by_call = by_call || !accused.empty();
       fail(entry,
            make_error({ErrorCode::worker_lost,

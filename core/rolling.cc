@@ -90,12 +90,21 @@ void Engine::roll(const std::function<VersionPtr()>& target) {
       if (to) unit->version = to;
       replace(lock, *unit);
     }
+    // One that a request has called back meanwhile may have come up with the old version only.
+    for (Unit* const unit : all) {
+      if (!to || (unit->version == to && unit->life->version == to) || !unit->wanted) continue;
+      unit->version = to;
+      replace(lock, *unit);
+    }
   } catch (const Error&) {
     if (to) roll_back(lock, to);
     tell(LogLevel::info, "updated", nullptr, "its replicas have not all been " + what);
     throw;
   }
-  if (to) version_ = to;
+  if (to) {
+    version_ = to;
+    for (Unit* const unit : all) unit->version = to;
+  }
   tell(LogLevel::info, "updated", nullptr, "its replicas have been " + what);
 }
 

@@ -40,9 +40,9 @@ ControllerView example() {
   busy.actor = "Policy";
   busy.manifest = manifest;
   busy.overview = {"serving", 5, 1000, 4000, 90s};
-  busy.replicas = {{0, ReplicaState::healthy, true, 3, {1}, {}},
-                   {1, ReplicaState::quarantined, false, 9, {}, {}}};
-  busy.spares = {{2, ReplicaState::healthy, true, 1, {2}, {}}};
+  busy.replicas = {{0, ReplicaState::healthy, true, 3, {1}, {}, {}},
+                   {1, ReplicaState::quarantined, false, 9, {}, {}, {}}};
+  busy.spares = {{2, ReplicaState::healthy, true, 1, {2}, {}, {}}};
   busy.counters.replays = 11;
   busy.counters.quarantines = 1;
   busy.counters.copied_bytes = 77;

@@ -360,9 +360,10 @@ TEST_F(Signals, WorkersInheritNeitherSignalsNorDescriptors) {
         EXPECT_THAT(state.not_default, IsEmpty());
       }
       EXPECT_THAT(state.blocked, IsEmpty());
-      // What is left open is forge's own: shared memory and an eventfd.
+      // What is left open is forge's own: shared memory, an eventfd, and what tells of our end.
       EXPECT_THAT(state.descriptors,
-                  Each(::testing::AnyOf(HasSubstr("memfd:forge:"), HasSubstr("[eventfd]"))));
+                  Each(::testing::AnyOf(HasSubstr("memfd:forge:"), HasSubstr("[eventfd]"),
+                                        HasSubstr("[pidfd]"))));
       EXPECT_THAT(state.descriptors, Not(Contains(HasSubstr("pipe:"))));
     }
   }

@@ -56,8 +56,8 @@ TEST(FileHeader, SaysWhatIsWrongWithIt) {
 
 /// If this fails, raise kLayoutVersion and write the new offsets here: worker and library of two
 /// builds must not take one layout for the other.
-TEST(Layout, OfVersionFiveIsThis) {
-  ASSERT_EQ(kLayoutVersion, 5u);
+TEST(Layout, OfVersionSixIsThis) {
+  ASSERT_EQ(kLayoutVersion, 6u);
   EXPECT_EQ(kWindow, 256u);
   EXPECT_EQ(kReleases, 1024u);
   EXPECT_EQ(
