@@ -127,9 +127,9 @@ AnswerBlock::AnswerBlock(std::shared_ptr<AnswerMemory> memory, std::uint64_t off
 
 AnswerBlock::~AnswerBlock() {
   if (!memory_) return;
-  if (is_linked()) {
-    const std::lock_guard lock(memory_->mutex_);
-    memory_->lent_.erase(memory_->lent_.iterator_to(*this));
+  {
+    const std::lock_guard lock(memory_->mutex_);  // its neighbours in the list come and go
+    if (is_linked()) memory_->lent_.erase(memory_->lent_.iterator_to(*this));
   }
   if (!moved_out_) memory_->release(offset_);
 }
