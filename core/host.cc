@@ -377,12 +377,18 @@ std::vector<std::shared_ptr<Router>> Host::make_routers(const replicas::ActorMan
     const std::string who = "endpoint '" + endpoint.name + "' of actor '" + actor.name + "' ";
     const auto known = factories.find(wanted);
     if (known == factories.end()) {
-      std::string names;
-      for (const auto& [name, factory] : factories) names += (names.empty() ? "" : ", ") + name;
-      throw InvalidArgument(who + "wants router '" + wanted + "'; there are " + names +
-                            "; register yours with controller.register_router()");
+      std::string text = who;
+      text.append("wants router '").append(wanted).append("'; there are ");
+      const char* separator = "";
+      for (const auto& [name, factory] : factories) {
+        text.append(separator).append(name);
+        separator = ", ";
+      }
+      throw InvalidArgument(text.append("; register yours with controller.register_router()"));
     }
-    routers.push_back(make_router(known->second, who + "cannot have router '" + wanted + "': "));
+    std::string refused = who;
+    refused.append("cannot have router '").append(wanted).append("': ");
+    routers.push_back(make_router(known->second, refused));
   }
   return routers;
 }

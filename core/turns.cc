@@ -170,8 +170,7 @@ void Engine::hold_scattered(Unit& unit) {
 void Engine::release_scattered() {
   std::vector<std::uint64_t> sessions = std::exchange(scattered_, {});
   std::ranges::sort(sessions);
-  const auto rest = std::ranges::unique(sessions);
-  sessions.erase(rest.begin(), rest.end());
+  sessions.erase(std::unique(sessions.begin(), sessions.end()), sessions.end());
   for (const std::uint64_t session : sessions) release_next(session);
 }
 
